@@ -1,0 +1,134 @@
+"""Reading attention probabilities out of a denoiser. The only file that touches attention processors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class ForwardTruncated(Exception):
+    """Raised inside a denoiser as soon as every wanted layer has been captured: the rest is not needed."""
+
+
+class Capture:
+    """The attention probabilities of chosen layers during one forward.
+
+    `layers` maps names to attention modules (diffusers `Attention`). Inside `installed()` the processors of these
+    layers are wrapped; a forward then fills `probabilities` with float32 [batch, heads, queries, keys] per name, in
+    order of execution, and raises `ForwardTruncated` after the last one. The processors must stay installed until
+    the backward pass is done, since gradient checkpointing calls them again.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self.layers = dict(layers)
+        self.probabilities: dict[str, Tensor] = {}
+
+    @contextmanager
+    def installed(self) -> Iterator[Capture]:
+        """Wraps the processors and puts the same objects back on any exit."""
+        inner = {name: layer.processor for name, layer in self.layers.items()}
+        try:
+            for name, layer in self.layers.items():
+                layer.set_processor(CapturingProcessor(inner[name], name, self))
+            yield self
+        finally:
+            for name, layer in self.layers.items():
+                layer.set_processor(inner[name])
+
+    def store(self, name: str, probabilities: Tensor) -> None:
+        """Keeps the first map of a layer; a checkpointed layer runs again in the backward pass."""
+        if name in self.probabilities:
+            return
+        self.probabilities[name] = probabilities
+        if len(self.probabilities) == len(self.layers):
+            raise ForwardTruncated
+
+
+class CapturingProcessor:
+    """Wraps any attention processor and reads the probabilities it works with.
+
+    Queries and keys are taken where the inner processor hands them to scaled-dot-product attention; there the output
+    is computed from the probabilities, which are needed anyway. Processors that never call it (sliced or explicit
+    attention) get their probabilities recomputed from the layer's own projections.
+    """
+
+    def __init__(self, inner: Any, name: str, capture: Capture) -> None:
+        self.inner, self.name, self.capture = inner, name, capture
+        # diffusers decides by this signature which cross_attention_kwargs to pass on
+        self.__call__ = inner.__call__
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        with _AttentionReader(self) as reader:
+            output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+        if not reader.done:
+            probabilities = recompute_probabilities(attn, hidden_states, encoder_hidden_states, attention_mask)
+            self.capture.store(self.name, probabilities)
+        return output
+
+
+class _AttentionReader(TorchFunctionMode):
+    """Replaces the first scaled-dot-product attention under it by an explicit one and stores its probabilities.
+
+    Later ones in the same processor (the image prompt of an IP-Adapter) are left alone: the text comes first.
+    """
+
+    def __init__(self, processor: CapturingProcessor) -> None:
+        super().__init__()
+        self.processor, self.done = processor, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or self.done:
+            return func(*args, **kwargs)
+        self.done = True
+        query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
+        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+        probabilities = attention_probabilities(query, key, mask, kwargs.get("scale"))
+        self.processor.capture.store(self.processor.name, probabilities)
+        return probabilities.to(value.dtype) @ value
+
+
+def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """softmax(scale * query @ key^T + mask) in float32: [batch, heads, queries, keys] from [batch, heads, n, dim].
+
+    A boolean mask keeps where it is True; `scale` defaults to 1 / sqrt(dim).
+    """
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query.float() * scale) @ key.float().transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.float()
+    return scores.softmax(-1)
+
+
+def recompute_probabilities(
+    attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None, attention_mask: Tensor | None
+) -> Tensor:
+    """The probabilities of a diffusers `Attention` layer from its own norms and projections, float32."""
+    if hidden_states.ndim == 4:
+        hidden_states = hidden_states.flatten(2).transpose(1, 2)
+    if attn.group_norm is not None:
+        hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+    keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    if encoder_hidden_states is not None and attn.norm_cross:
+        keys = attn.norm_encoder_hidden_states(keys)
+    query, key = (
+        x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (attn.to_q(hidden_states), attn.to_k(keys))
+    )
+    if attention_mask is not None:
+        attention_mask = attn.prepare_attention_mask(attention_mask, keys.shape[1], keys.shape[0])
+        attention_mask = attention_mask.unflatten(0, (-1, attn.heads))
+    return attention_probabilities(query, key, attention_mask, attn.scale)

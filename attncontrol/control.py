@@ -1,0 +1,240 @@
+"""Attaching control to any diffusers pipeline, and putting the pipeline back as it was."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from attncontrol.engine import Engine, Subject
+from attncontrol.families import UNetFamily, family_of
+from attncontrol.layout import place, read_layout
+from attncontrol.losses.base import Context, Method, MethodSum
+from attncontrol.losses.combining import parse_terms
+from attncontrol.losses.registry import create_method
+from attncontrol.prompt import resolve_subjects, structure_of
+from attncontrol.record import ControlRecord
+
+Control = str | Method | MethodSum | Mapping[str, Any] | Sequence[Any] | None
+Memory = Literal["fast", "low"]
+
+
+def resolve_control(control: Control, tuned: Mapping[str, Mapping[str, Any]] | None = None) -> MethodSum:
+    """Turns what a user may pass as `control` into methods with weights.
+
+    control: names of methods ("syngen", "conform + 0.5*syngen"), a method, a sum of methods, a mapping
+    {"method": name, "weight": 1.0, settings...} with settings as JSON has them (`control_to_json` makes it), or
+    a sequence of these, which are added up; None is an empty sum. `tuned` maps method names to settings that
+    replace the published defaults where a method is given by name. Raises ValueError for an unknown method or
+    setting and TypeError for anything else.
+    """
+    if control is None:
+        return MethodSum()
+    if isinstance(control, MethodSum):
+        return control
+    if isinstance(control, Method):
+        return 1.0 * control
+    if isinstance(control, str):
+        parts = ((weight, create_method(name, **(tuned or {}).get(name, {}))) for weight, name in parse_terms(control))
+        return MethodSum(tuple(parts))
+    if isinstance(control, Mapping):
+        settings = dict(control)
+        name = settings.pop("method", None)
+        if not isinstance(name, str):
+            raise ValueError(f"a control given as a mapping needs 'method', the name of one; got {dict(control)!r}")
+        weight = settings.pop("weight", 1.0)
+        return weight * create_method(name, **{**(tuned or {}).get(name, {}), **settings})
+    if isinstance(control, Sequence):
+        return sum((resolve_control(part, tuned) for part in control), MethodSum())
+    raise TypeError(f"control must be a method's name, a method or a sum of methods, not {type(control).__name__}")
+
+
+def attach(
+    pipe: Any,
+    control: Control,
+    *,
+    prompt: str | Sequence[str] | None = None,
+    subjects: Sequence[Any] | None = None,
+    layout: Any = None,
+    parser: Any = None,
+    record_maps: bool = False,
+    memory: Memory = "fast",
+) -> AttentionControl:
+    """Controls every call of a diffusers pipeline made inside a `with` block.
+
+    pipe: any pipeline around a Stable Diffusion UNet (text-to-image, image-to-image, inpainting, ControlNet, ...).
+    control: a method's name, a method, or methods added up. prompt: the prompt, or the list of them, that the pipeline
+    will be called with. subjects: words or phrases of the prompt, token indices, or groups; parsed from the prompt if
+    absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. parser: a spaCy
+    pipeline or its name. record_maps: keep each subject's map of every step (one more denoiser pass per step).
+    memory: "low" recomputes activations in the backward pass instead of keeping them.
+
+    Raises ValueError if the pipeline, a method, a subject or a layout cannot be used.
+
+        with attach(pipe, "syngen", prompt="a red crown and a blue bow") as control:
+            image = pipe("a red crown and a blue bow", image=...).images[0]
+        control.record.images[0].steps
+    """
+    methods = resolve_control(control, getattr(pipe, "tuned_settings", None))
+    prepared = prepare_subjects(pipe, methods, prompt, subjects, layout, parser)
+    return AttentionControl(pipe, methods, prepared, record_maps=record_maps, memory=memory)
+
+
+class AttentionControl:
+    """A context manager that guides a pipeline's calls. Made by `attach`.
+
+    A hook before the denoiser moves its input, an interception of the scheduler's step moves the sample likewise (in
+    its own scale); nothing else of the pipeline is touched, and both are removed on any exit.
+    """
+
+    def __init__(
+        self, pipe: Any, methods: MethodSum, subjects: Sequence[Subject], *, record_maps: bool, memory: Memory
+    ) -> None:
+        if memory not in ("fast", "low"):
+            raise ValueError(f"memory must be 'fast' or 'low', not {memory!r}")
+        self.pipe, self.methods, self.subjects = pipe, methods, list(subjects)
+        self.record_maps, self.memory = record_maps, memory
+        self._family = family_of(pipe)
+        self._handle: Any = None
+        self._new_run()
+
+    @property
+    def record(self) -> ControlRecord:
+        """What the last call did, one entry per image."""
+        return self._engine.record
+
+    def __enter__(self) -> AttentionControl:
+        scheduler = self.pipe.scheduler
+        if "step" in vars(scheduler):
+            raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
+        self._scheduler = scheduler
+        self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
+        scheduler.step = self._moving_step(scheduler.step)
+        scheduler.set_timesteps = self._starting(scheduler.set_timesteps)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._handle.remove()
+        for name in ("step", "set_timesteps"):
+            vars(self._scheduler).pop(name, None)
+
+    def _new_run(self) -> None:
+        self._engine = Engine(
+            self._family,
+            self.methods,
+            self.subjects,
+            record_maps=self.record_maps,
+            low_memory=self.memory == "low",
+        )
+        self._iteration = 0
+        self._move: Tensor | None = None
+        self._guided_iteration = -1
+        self._inside = False
+
+    def _starting(self, set_timesteps: Any) -> Any:
+        """Every run of a pipeline sets its timesteps once, first of all: state of an earlier run ends there."""
+
+        @functools.wraps(set_timesteps)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            self._new_run()
+            return set_timesteps(*args, **kwargs)
+
+        return wrapper
+
+    def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        if self._inside:
+            return None
+        if self.pipe.scheduler is not self._scheduler:
+            raise RuntimeError("the scheduler was replaced under control: set it before `with attach(...)`")
+        call = self._family.bind(args, kwargs)
+        if self._guided_iteration != self._iteration:
+            self._guided_iteration = self._iteration
+            self._inside = True
+            try:
+                self._move = self._engine.guide(call, self._iteration, self._iterations())
+            finally:
+                self._inside = False
+        if self._move is None:
+            return None
+        call["sample"] = _moved_input(call["sample"], self._move, self._family.batch_copies())
+        self._input_scale = self._scale_of(call)
+        return (), call
+
+    def _scale_of(self, call: dict[str, Any]) -> Tensor:
+        """The scheduler's factor from latents to model input at this step: float32, one entry.
+
+        1 for DDIM, PNDM and their like; 1 / sqrt(sigma^2 + 1) for Euler, LMS, Heun and theirs.
+        """
+        one = torch.ones(1, dtype=torch.float32, device=call["sample"].device)
+        return self._scheduler.scale_model_input(one, call["timestep"]).float()
+
+    def _iterations(self) -> int:
+        count = getattr(self.pipe, "num_timesteps", None)
+        return count or len(self._scheduler.timesteps)
+
+    def _moving_step(self, step: Any) -> Any:
+        """`scheduler.step` that starts from the moved sample."""
+
+        @functools.wraps(step)
+        def wrapper(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._move is not None:
+                sample = (sample.float() + self._move / self._input_scale).to(sample.dtype)
+                self._move = None
+            self._iteration += 1
+            return step(model_output, timestep, sample, *args, **kwargs)
+
+        return wrapper
+
+
+def _moved_input(model_input: Tensor, move: Tensor, copies: int) -> Tensor:
+    """The denoiser's input with every copy of the latents moved; further channels (inpainting) stay."""
+    latents, rest = model_input.split([move.shape[1], model_input.shape[1] - move.shape[1]], dim=1)
+    latents = (latents.float() + move.repeat(copies, 1, 1, 1)).to(model_input.dtype)
+    return torch.cat([latents, rest], dim=1)
+
+
+def prepare_subjects(
+    pipe: Any, methods: MethodSum, prompt: Any, subjects: Any, layout: Any, parser: Any
+) -> list[Subject]:
+    """One `Subject` per prompt, checked against every method. Raises ValueError for what cannot be used."""
+    single = prompt is None or isinstance(prompt, str)
+    prompts = [prompt] if single else list(prompt)
+    subjects = [subjects] if single else _one_per_prompt("subjects", subjects, len(prompts))
+    shared = single or layout == "auto"
+    layouts = [layout] * len(prompts) if shared else _one_per_prompt("layout", layout, len(prompts))
+    family = family_of(pipe)
+    prepared = []
+    for text, wanted, places in zip(prompts, subjects, layouts, strict=True):
+        subject = _prepare_subject(family, text, wanted, places, parser)
+        for _, method in methods.parts:
+            method.check(Context(subject.structure, 0, 1, layout=subject.layout, drop_padding=family.drop_padding))
+        prepared.append(subject)
+    return prepared
+
+
+def _prepare_subject(family: UNetFamily, prompt: str | None, subjects: Any, layout: Any, parser: Any) -> Subject:
+    if prompt is None:
+        if subjects is None:
+            raise ValueError("without the prompt's text its words are unknown: pass subjects as token indices")
+        structure = resolve_subjects(subjects, None, family.tokenizer, length=family.text_length)
+    elif not prompt.strip():
+        raise ValueError("the prompt is empty: there is nothing to control. Give a prompt, or control=None")
+    else:
+        structure = structure_of(prompt, family.tokenizer, subjects, parser)
+    if layout is not None:
+        return Subject(*place(read_layout(layout), structure, family.tokenizer))
+    if not structure.entities:
+        warnings.warn(f"no subjects found in {prompt!r}: it is sampled without control", stacklevel=4)
+    return Subject(structure)
+
+
+def _one_per_prompt(name: str, values: Any, count: int) -> list[Any]:
+    if values is None:
+        return [None] * count
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        raise ValueError(f"for a list of {count} prompts, {name} must be a list with one entry per prompt")
+    return list(values)

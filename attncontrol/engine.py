@@ -1,0 +1,258 @@
+"""Guided sampling: before a denoiser call, the latents move down the gradient of the methods' losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attncontrol.families import UNetFamily
+from attncontrol.guided_pass import GuidedPass
+from attncontrol.layout import Layout
+from attncontrol.losses.base import Context, Evaluation, Method, MethodSum
+from attncontrol.maps import AttentionMaps, Layer, Size, choose_size
+from attncontrol.prompt.structure import PromptStructure
+from attncontrol.record import ControlRecord, ImageRecord, StepRecord
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is asked of the images of one prompt: its parsed structure and, for layout methods, where things go."""
+
+    structure: PromptStructure
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """An image asks to evaluate these parts (by number) and to move by their weighted gradients (all 0: only look)."""
+
+    weights: dict[int, float]
+    refining: bool = False
+
+    @property
+    def only_looks(self) -> bool:
+        return not any(self.weights.values())
+
+
+Answer = tuple[dict[int, Evaluation], bool]  # the evaluations by part, and whether the latents moved
+Program = Generator[Request, Answer, None]
+
+
+@dataclass
+class ImageState:
+    """One image of the running batch. `evaluations` belong to its present latents, `maps` to the running forward."""
+
+    row: int
+    subject: Subject
+    record: ImageRecord
+    program: Program | None = None
+    request: Request | None = None
+    maps: AttentionMaps | None = None
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)
+    carries: dict[int, Any] = field(default_factory=dict)
+    next_carries: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> StepRecord:
+        return self.record.steps[-1]
+
+
+class Engine:
+    """Guides one run of a pipeline; what a method remembers of earlier steps lives here, per image.
+
+    `subjects` has one entry per prompt; a batch of several images per prompt repeats each of them in turn.
+    """
+
+    def __init__(
+        self,
+        family: UNetFamily,
+        methods: MethodSum,
+        subjects: Sequence[Subject],
+        *,
+        record_maps: bool = False,
+        low_memory: bool = False,
+    ) -> None:
+        self.family = family
+        self.parts: list[tuple[float, Method]] = [(weight, method) for weight, method in methods.parts if weight > 0]
+        self.subjects = list(subjects)
+        self.record_maps, self.low_memory = record_maps, low_memory
+        self.images: list[ImageState] = []
+        self.index = self.count = 0
+
+    @property
+    def record(self) -> ControlRecord:
+        """What has been done so far."""
+        return ControlRecord([image.record for image in self.images])
+
+    def guide(self, call: dict[str, Any], index: int, count: int) -> Tensor | None:
+        """The move of the latents before one denoiser call: float32 [images, channels, height, width], None if none.
+
+        `call` holds the denoiser's arguments by name, `index` counts the iterations from 0 and `count` is their
+        number. The move is one of the model's input, after the scheduler's scaling: there the noisy latents have the
+        same scale with every scheduler, and so a step size means the same.
+        """
+        self.index, self.count = index, count
+        with torch.inference_mode(False), torch.enable_grad():
+            layers = self.family.layers(tuple(call["sample"].shape[-2:]))
+            pass_ = GuidedPass(self.family, call, self._wanted(layers), self.low_memory)
+            if not self.images:
+                self._start_run(pass_.images)
+            for image in self.images:
+                self._start_step(image, float(call["timestep"]))
+            latents = pass_.start
+            while waiting := [image for image in self.images if image.request]:
+                latents = self._round(pass_, latents, waiting)
+            if self.record_maps:
+                self._record_maps(pass_, latents, choose_size(layers))
+        moved = any(image.step.moved for image in self.images)
+        return latents - pass_.start if moved else None
+
+    def _wanted(self, layers: Sequence[Layer]) -> list[Layer]:
+        """The layers that the parts, and the recorded maps, are made of."""
+        wanted = {layer.name for _, method in self.parts for layer in method.select_layers(layers)}
+        if self.record_maps:
+            size = choose_size(layers)
+            wanted |= {layer.name for layer in layers if layer.is_cross and layer.size == size}
+        return [layer for layer in layers if layer.name in wanted]
+
+    def _start_run(self, images: int) -> None:
+        prompts = len(self.subjects)
+        if images % prompts:
+            raise ValueError(f"{images} images cannot be shared evenly among {prompts} prompts")
+        for row in range(images):
+            subject = self.subjects[row // (images // prompts)]
+            self.images.append(ImageState(row, subject, ImageRecord(subject.structure)))
+
+    def _start_step(self, image: ImageState, timestep: float) -> None:
+        image.record.steps.append(StepRecord(self.index, timestep))
+        image.evaluations = {}
+        image.carries.update(image.next_carries)
+        image.program = self._program(image)
+        image.request = next(image.program, None) if image.subject.structure.entities else None
+
+    def _program(self, image: ImageState) -> Program:
+        """One image's requests in this step: each part's refinement in turn, then one plain update of all parts."""
+        for part, (weight, method) in enumerate(self.parts):
+            refinement = method.refine(self._context(image, part))
+            step_size = next(refinement, None)
+            while step_size is not None:
+                evaluations, moved = yield Request({part: weight * step_size}, refining=True)
+                if step_size > 0 and not moved:
+                    break  # the same latents would give the same answer again
+                try:
+                    step_size = refinement.send(evaluations[part])
+                except StopIteration:
+                    break
+        weights = {
+            part: weight * method.plain_step_size(self._context(image, part))
+            for part, (weight, method) in enumerate(self.parts)
+        }
+        weights = {part: weight for part, weight in weights.items() if weight > 0}
+        if weights:
+            yield Request(weights)
+
+    def _context(self, image: ImageState, part: int) -> Context:
+        return Context(
+            prompt=image.subject.structure,
+            index=self.index,
+            count=self.count,
+            layout=image.subject.layout,
+            drop_padding=self.family.drop_padding,
+            refinements=image.step.refinements,
+            carry=image.carries.get(part),
+        )
+
+    def _round(self, pass_: GuidedPass, latents: Tensor, waiting: Sequence[ImageState]) -> Tensor:
+        """One guided forward for all waiting images and one backward for those that move; returns the new latents."""
+        with pass_.run(latents, [image.row for image in waiting]) as (leaf, maps):
+            for image, image_maps in zip(waiting, maps, strict=True):
+                image.maps = image_maps
+                self._evaluate(image)
+                while image.request and image.request.only_looks:
+                    self._answer(image, moved=False)
+                    self._evaluate(image)
+            objectives = [self._objective(image) for image in waiting if image.request]
+            gradient = _gradient(objectives, leaf)
+        for image in waiting:
+            image.maps = None
+        latents = latents.clone()
+        norms = gradient.flatten(1).norm(dim=1).tolist()
+        for image, row_gradient, norm in zip(waiting, gradient, norms, strict=True):
+            if image.request is None:
+                continue
+            if not math.isfinite(norm):
+                self._warn_not_finite(image)
+            moved = math.isfinite(norm) and norm > 0
+            if moved:
+                latents[image.row] -= row_gradient
+                image.step.moved = True
+                image.step.refinements += image.request.refining
+            self._answer(image, moved)
+        return latents
+
+    def _evaluate(self, image: ImageState) -> None:
+        """Evaluates the requested parts, each once at the same latents."""
+        for part in image.request.weights if image.request else ():
+            if part in image.evaluations:
+                continue
+            method = self.parts[part][1]
+            evaluation = method.evaluate(image.maps, self._context(image, part))
+            image.evaluations[part] = evaluation
+            image.next_carries[part] = evaluation.carry
+            image.step.losses.setdefault(method.name, []).append(evaluation.loss.item())
+
+    def _answer(self, image: ImageState, moved: bool) -> None:
+        """Hands the requested evaluations to the image's program and takes its next request."""
+        evaluations = {part: _detached(image.evaluations[part]) for part in image.request.weights}
+        if not image.request.only_looks:
+            image.evaluations = {}  # the graph is gone, and the latents mostly are others now
+        try:
+            image.request = image.program.send((evaluations, moved))
+        except StopIteration:
+            image.request = None
+
+    def _objective(self, image: ImageState) -> Tensor:
+        terms = []
+        for part, weight in image.request.weights.items():
+            evaluation = image.evaluations[part]
+            refining = image.request.refining and evaluation.objective is not None
+            terms.append(weight * (evaluation.objective if refining else evaluation.loss))
+        return torch.stack(terms).sum()
+
+    def _record_maps(self, pass_: GuidedPass, latents: Tensor, size: Size) -> None:
+        """Adds every subject's map at the latents that go into this step."""
+        with torch.no_grad(), pass_.run(latents, range(pass_.images)) as (_, maps):
+            for image, image_maps in zip(self.images, maps, strict=True):
+                attention = image_maps.mean_cross(size).cpu()
+                words = [list(entity.word.token_indices) for entity in image.subject.structure.entities]
+                if not words:
+                    continue
+                step = torch.stack([attention[..., word].mean(-1) for word in words])[None]
+                image.record.maps = step if image.record.maps is None else torch.cat([image.record.maps, step])
+
+    def _warn_not_finite(self, image: ImageState) -> None:
+        warnings.warn(
+            f"the gradient of image {image.row} is not finite at step {self.index} of {self.count}: this update of "
+            "its latents is skipped. In float16 a smaller step size or bfloat16 may help",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _gradient(objectives: Sequence[Tensor], leaf: Tensor) -> Tensor:
+    """Gradient of the sum of the objectives with respect to the leaf, zero where they do not depend on it."""
+    objectives = [objective for objective in objectives if objective.requires_grad]
+    if not objectives:
+        return torch.zeros_like(leaf)
+    return torch.autograd.grad(torch.stack(objectives).sum(), leaf)[0]
+
+
+def _detached(evaluation: Evaluation) -> Evaluation:
+    return dataclasses.replace(evaluation, loss=evaluation.loss.detach(), objective=None)

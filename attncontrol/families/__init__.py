@@ -1,0 +1,19 @@
+"""Model families: the only files that know how a kind of denoiser is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attncontrol.families.unet import UNetFamily
+
+
+def family_of(pipe: Any) -> UNetFamily:
+    """The family of a diffusers pipeline. Raises ValueError for one that cannot be controlled."""
+    denoiser = getattr(pipe, "unet", None)
+    if type(denoiser).__name__ == "UNet2DConditionModel":
+        return UNetFamily(pipe)
+    found = type(denoiser).__name__ if denoiser is not None else "no UNet"
+    raise ValueError(
+        f"{type(pipe).__name__} cannot be controlled: it has {found}, and attncontrol needs a pipeline around a "
+        "UNet2DConditionModel (Stable Diffusion 1.x, 2.x or XL)"
+    )

@@ -1,0 +1,100 @@
+"""Stable Diffusion UNets: where their latents, text rows and attention layers are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attncontrol.maps import Layer, Size
+
+PLACES = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
+
+
+class UNetFamily:
+    """What the engine must know of a pipeline around a `UNet2DConditionModel` (Stable Diffusion 1.x, 2.x, XL)."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.denoiser: nn.Module = pipe.unet
+        self.tokenizer = pipe.tokenizer
+        self._signature = inspect.signature(type(self.denoiser).forward)
+
+    @property
+    def drop_padding(self) -> bool:
+        """Whether end of text and padding distort a softmax over tokens: OpenCLIP text encoders (2.x)."""
+        encoder = self.pipe.text_encoder
+        return encoder is not None and encoder.config.hidden_act == "gelu"
+
+    @property
+    def text_length(self) -> int:
+        """Positions of the text encoder, special tokens and padding included."""
+        return self.tokenizer.model_max_length if self.tokenizer is not None else 77
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents; an inpainting UNet's input has others behind them."""
+        vae = getattr(self.pipe, "vae", None)
+        return vae.config.latent_channels if vae is not None else self.denoiser.config.out_channels
+
+    def bind(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All arguments of one denoiser call by name."""
+        bound = self._signature.bind(self.denoiser, *args, **kwargs).arguments
+        bound.pop("self")
+        return {**bound.pop("kwargs", {}), **bound}
+
+    def batch_copies(self) -> int:
+        """How many copies of the latents one call holds; the conditional one is the last (guidance batch)."""
+        return 2 if self.pipe.do_classifier_free_guidance else 1
+
+    def attention_modules(self) -> dict[str, nn.Module]:
+        """All attention layers of the transformer blocks by name."""
+        return {
+            name: module
+            for name, module in self.denoiser.named_modules()
+            if name.split(".")[0] in PLACES and name.endswith((".attn1", ".attn2")) and hasattr(module, "processor")
+        }
+
+    def layers(self, latent_size: Size) -> list[Layer]:
+        """The attention layers with the size of their maps for latents of (height, width)."""
+        sizes = self._block_sizes(latent_size)
+        layers = []
+        for name, module in self.attention_modules().items():
+            parts = name.split(".")
+            block = parts[0] if parts[0] == "mid_block" else f"{parts[0]}.{parts[1]}"
+            layers.append(Layer(name, PLACES[parts[0]], module.is_cross_attention, sizes[block]))
+        return layers
+
+    def _block_sizes(self, size: Size) -> dict[str, Size]:
+        down = []
+        for block in self.denoiser.down_blocks:
+            down.append(size)
+            if block.downsamplers is not None:
+                size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        named = {f"down_blocks.{i}": s for i, s in enumerate(down)}
+        named |= {f"up_blocks.{i}": s for i, s in enumerate(reversed(down))}
+        return named | {"mid_block": size}
+
+    def rows(self, call: dict[str, Any], batch: int, rows: Sequence[int]) -> dict[str, Any]:
+        """The arguments of a denoiser call for some rows of its batch only."""
+        index = torch.tensor(rows, device=call["sample"].device)
+
+        def select(value: Tensor) -> Tensor:
+            # outside inference mode a copy is an ordinary tensor, which autograd can save
+            return value[index] if value.ndim > 0 and value.shape[0] == batch else value.clone()
+
+        return {name: _map_tensors(value, select) for name, value in call.items()}
+
+
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Applies a function to every tensor in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_map_tensors(item, function) for item in value)
+    return value

@@ -1,0 +1,84 @@
+"""The guided forward: attention maps of some images of a denoiser call, differentiable with respect to the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attncontrol.capture import Capture, ForwardTruncated
+from attncontrol.families import UNetFamily
+from attncontrol.maps import AttentionMaps, Layer, LayerMap
+
+
+class GuidedPass:
+    """Repeats one denoiser call for its conditional rows, up to the last wanted attention layer.
+
+    `call` holds the denoiser's arguments by name, `layers` are the layers to capture. Latents are those the model
+    sees, after the scheduler's input scaling; `start` are the present ones, [images, channels, height, width]. They,
+    their gradients and the maps are float32 whatever the model's dtype.
+    """
+
+    def __init__(self, family: UNetFamily, call: dict[str, Any], layers: Sequence[Layer], low_memory: bool) -> None:
+        self.family, self.call, self.layers, self.low_memory = family, call, layers, low_memory
+        self.batch = call["sample"].shape[0]
+        self.images = self.batch // family.batch_copies()
+        # a copy made outside inference mode can take part in autograd
+        self.sample = call["sample"][self.batch - self.images :].clone()
+        self.start = self.sample[:, : family.latent_channels].float()
+
+    @contextmanager
+    def run(self, latents: Tensor, rows: Sequence[int]) -> Iterator[tuple[Tensor, list[AttentionMaps]]]:
+        """Runs the images `rows` at `latents` [images, ...]; gives a leaf of their latents and the maps of each.
+
+        Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off).
+        """
+        leaf = latents[rows].detach().requires_grad_(torch.is_grad_enabled())
+        call = self.family.rows(self.call, self.batch, [self.batch - self.images + row for row in rows])
+        other_channels = self.sample[rows][:, leaf.shape[1] :]
+        call["sample"] = torch.cat([leaf.to(self.sample.dtype), other_channels], dim=1)
+        modules = self.family.attention_modules()
+        capture = Capture({layer.name: modules[layer.name] for layer in self.layers})
+        with _frozen(self.family.denoiser), self._checkpointing(), capture.installed():
+            with suppress(ForwardTruncated):
+                self.family.denoiser(**call)
+            yield leaf, self._maps(capture, len(rows))
+
+    def _maps(self, capture: Capture, images: int) -> list[AttentionMaps]:
+        layers = {layer.name: layer for layer in self.layers}
+        missing = layers.keys() - capture.probabilities.keys()
+        if missing:
+            raise RuntimeError(f"the denoiser never ran the attention layers {', '.join(sorted(missing))}")
+        return [
+            AttentionMaps(tuple(LayerMap(layers[name], p[i]) for name, p in capture.probabilities.items()))
+            for i in range(images)
+        ]
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """In low-memory mode, activations between blocks are recomputed in the backward pass instead of kept."""
+        denoiser = self.family.denoiser
+        if not self.low_memory or denoiser.is_gradient_checkpointing:
+            yield
+            return
+        denoiser.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            denoiser.disable_gradient_checkpointing()
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of the module asks for gradients inside; their flags come back on any exit."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

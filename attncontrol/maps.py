@@ -1,0 +1,142 @@
+"""Attention maps and the few operations every method applies to them. Pure torch, float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+Place = Literal["up", "down", "mid"]
+PLACES: tuple[Place, ...] = ("up", "down", "mid")
+SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention layer of a denoiser, as the methods see it when they choose what to capture.
+
+    `name` is the module's dotted name, `place` the part of the network it sits in, `is_cross` whether its keys
+    are text tokens, `size` the (height, width) of its queries for the latents at hand.
+    """
+
+    name: str
+    place: Place
+    is_cross: bool
+    size: Size
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """The attention probabilities of one layer for one image.
+
+    `probabilities` is float32 [heads, height * width, keys]; keys are text positions (cross-attention, start of
+    text = 0) or pixels in row-major order (self-attention). Every row sums to 1.
+    """
+
+    layer: Layer
+    probabilities: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """All layers captured in one guided forward, for one image, in order of execution."""
+
+    layers: tuple[LayerMap, ...]
+
+    def cross(self, size: Size | None = None) -> list[LayerMap]:
+        """Cross-attention layers, only those with `size` = (height, width) queries if given."""
+        return [m for m in self.layers if m.layer.is_cross and size in (None, m.layer.size)]
+
+    def self_attention(self, size: Size | None = None) -> list[LayerMap]:
+        """Self-attention layers, only those with `size` = (height, width) queries if given."""
+        return [m for m in self.layers if not m.layer.is_cross and size in (None, m.layer.size)]
+
+    def mean_cross(self, size: Size) -> Tensor:
+        """Mean of all head maps of the cross-attention layers of `size`: [height, width, text positions].
+
+        Heads weigh equally, not layers; layers enter in the order up, down, mid (A&E spec, section 3).
+        """
+        chosen = sorted(self.cross(size), key=lambda m: PLACES.index(m.layer.place))
+        if not chosen:
+            raise ValueError(f"no cross-attention layer of size {size} was captured")
+        return aggregate([m.probabilities for m in chosen], size)
+
+
+def choose_size(layers: Sequence[Layer], wanted: int | Size | None = None) -> Size:
+    """The (height, width) of the cross-attention maps to work on, out of those that `layers` have.
+
+    `wanted` is a size or one side of a square. None takes the coarsest maps whose shorter side is at least 16 (16x16
+    for Stable Diffusion 1.x at 512 px, 24x24 at 768, 32x32 for XL at 1024), else the finest there are if their
+    shorter side is at least 4. Raises ValueError, naming the sizes there are, if no layer fits.
+    """
+    sizes = sorted({layer.size for layer in layers if layer.is_cross}, key=min)
+    listed = ", ".join(f"{h}x{w}" for h, w in sizes) or "none"
+    if wanted is not None:
+        size = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
+        if size not in sizes:
+            raise ValueError(
+                f"no cross-attention layer has maps of {size[0]}x{size[1]} (height x width); there are {listed}. "
+                "Set resolution to one of these or change the image size"
+            )
+        return size
+    for size in sizes:
+        if min(size) >= SMALLEST_SIDE:
+            return size
+    if not sizes or min(sizes[-1]) < 4:
+        raise ValueError(f"the image is too small to guide: its cross-attention maps have sizes {listed}")
+    return sizes[-1]
+
+
+def aggregate(layers: Sequence[Tensor], size: Size) -> Tensor:
+    """Mean over the joint head axis of maps [heads, height * width, keys] -> [height, width, keys]."""
+    height, width = size
+    joined = torch.cat([layer.reshape(-1, height, width, layer.shape[-1]) for layer in layers])
+    return joined.sum(0) / joined.shape[0]
+
+
+def resoftmax(attention: Tensor, last: int, scale: float = 100.0) -> Tensor:
+    """Softmax of `scale` * attention over the text positions 1 .. last - 1 of [height, width, positions].
+
+    Drops the start of text and everything from position `last` on; text position p is channel p - 1 of the
+    result (A&E, section 4). `last` may be negative, as in a slice.
+    """
+    return torch.softmax(attention[..., 1:last] * scale, dim=-1)
+
+
+def token_means(attention: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """The mean map of every group of channels: [height, width, channels] -> [groups, height, width]."""
+    if not groups:
+        return attention.new_zeros(0, *attention.shape[:2])
+    return torch.stack([attention[..., list(group)].mean(-1) for group in groups])
+
+
+def gaussian_kernel(kernel_size: int, sigma: float, like: Tensor) -> Tensor:
+    """The [k, k] smoothing kernel of Attend-and-Excite, sum 1, in the dtype and on the device of `like`.
+
+    Its exponent is ((x - m) / (2 sigma))^2, without the usual factor: the true standard deviation is
+    sigma * sqrt(2). Built in float32 and cast, as the published code does (A&E, section 5).
+    """
+    x = torch.arange(kernel_size, dtype=torch.float32) - (kernel_size - 1) / 2
+    weights = torch.exp(-((x / (2 * sigma)) ** 2))
+    kernel = torch.outer(weights, weights)
+    return (kernel / kernel.sum()).to(like)
+
+
+def smooth(maps: Tensor, kernel_size: int = 3, sigma: float = 0.5, padding: int | None = None) -> Tensor:
+    """Gaussian smoothing of maps [..., height, width] with reflected borders.
+
+    `padding` pixels are added on every side; None keeps the size, the published code always adds 1 (A&E,
+    section 5).
+    """
+    kernel = gaussian_kernel(kernel_size, sigma, maps)[None, None]
+    pad = (kernel_size - 1) // 2 if padding is None else padding
+    if pad >= min(maps.shape[-2:]):
+        raise ValueError(f"a smoothing kernel of {kernel_size} is too large for maps of {tuple(maps.shape[-2:])}")
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    smoothed = F.conv2d(F.pad(flat, (pad,) * 4, mode="reflect"), kernel)
+    return smoothed.reshape(*maps.shape[:-2], *smoothed.shape[-2:])

@@ -1,0 +1,171 @@
+"""A diffusers pipeline whose call takes a control. Everything else is the stock pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+
+from attncontrol.control import Control, Memory, attach
+from attncontrol.models import resolve, tuned_settings
+from attncontrol.record import ControlRecord
+
+
+@dataclass
+class AttentionControlOutput(BaseOutput):
+    """Result of a controlled pipeline.
+
+    `images` as the stock pipeline returns them (PIL, numpy or latents); `nsfw_content_detected` likewise;
+    `control` says per image what was guided (None if nothing was asked for).
+    """
+
+    images: Any
+    nsfw_content_detected: list[bool] | None = None
+    control: ControlRecord | None = None
+
+
+class AttentionControlPipeline:
+    """Text-to-image with test-time cross-attention control.
+
+        pipe = AttentionControlPipeline.from_pretrained("emoji")
+        pipe("a cat and a frog", control="attend-and-excite").images[0]
+
+    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x / 2.x id or folder with all
+    arguments of diffusers, and returns the controlled form of the stock pipeline that the checkpoint names;
+    `from_pipe` shares the components of an existing pipeline.
+    """
+
+    stock_name: ClassVar[str]
+    tuned_settings: Mapping[str, Mapping[str, Any]] = {}
+    _forms: ClassVar[dict[str, type[AttentionControlPipeline]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._forms[cls.stock_name] = cls
+        cls._forms[cls.__name__] = cls
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AttentionControlPipeline:
+        """Loads a checkpoint. Raises ValueError for a folder that is missing, incomplete or of another family."""
+        path = resolve(pretrained_model_name_or_path)
+        if cls is AttentionControlPipeline:
+            return cls._form_for(path, kwargs).from_pretrained(path, **kwargs)
+        try:
+            pipe = super().from_pretrained(path, **kwargs)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} is not a complete {cls.stock_name} checkpoint: {error}") from error
+        pipe.tuned_settings = tuned_settings(path)
+        return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> AttentionControlPipeline:
+        """The controlled form of an existing pipeline, with the same components. Raises ValueError for others."""
+        if cls is not AttentionControlPipeline:
+            return super().from_pipe(pipeline, **kwargs)
+        return cls._form(type(pipeline).__name__, "this pipeline").from_pipe(pipeline, **kwargs)
+
+    @classmethod
+    def _form_for(cls, path: str, kwargs: Mapping[str, Any]) -> type[AttentionControlPipeline]:
+        known = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
+        try:
+            config = DiffusionPipeline.load_config(path, **{k: v for k, v in kwargs.items() if k in known})
+        except OSError as error:
+            raise ValueError(f"no diffusers checkpoint at {path!r}: {error}") from error
+        return cls._form(config.get("_class_name"), f"the checkpoint {path!r}")
+
+    @classmethod
+    def _form(cls, class_name: Any, what: str) -> type[AttentionControlPipeline]:
+        if class_name not in cls._forms:
+            stock = ", ".join(sorted({form.stock_name for form in cls._forms.values()}))
+            raise ValueError(
+                f"{what} is a {class_name}, which has no controlled form; there is one for {stock}. "
+                "Other pipelines around a Stable Diffusion UNet can be controlled with attncontrol.attach"
+            )
+        return cls._forms[class_name]
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves the pipeline under its stock class's name, so that plain diffusers can load it too."""
+        super().save_pretrained(save_directory, **kwargs)
+        index = Path(save_directory) / "model_index.json"
+        config = json.loads(index.read_text(encoding="utf-8"))
+        index.write_text(json.dumps({**config, "_class_name": self.stock_name}, indent=2) + "\n", encoding="utf-8")
+
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock pipeline; `clip_skip` works with text encoders that have no inner `text_model` as well."""
+        encoder = self.text_encoder
+        if encoder is None or hasattr(encoder, "text_model"):
+            return super().encode_prompt(*args, **kwargs)
+        # transformers 5.6 merged the inner model into its parent, which diffusers still asks for (diffusers #14124)
+        vars(encoder)["text_model"] = encoder
+        try:
+            return super().encode_prompt(*args, **kwargs)
+        finally:
+            del vars(encoder)["text_model"]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        *args: Any,
+        control: Control = None,
+        subjects: Any = None,
+        layout: Any = None,
+        parser: Any = None,
+        record_maps: bool = False,
+        memory: Memory = "fast",
+        **kwargs: Any,
+    ) -> AttentionControlOutput | tuple:
+        """Generates images; with `control=None` exactly as the stock pipeline, whose arguments all apply.
+
+        control: a method's name, a method, or methods added up (`AttendAndExcite() + 0.5 * SynGen()`).
+        subjects: words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if absent;
+        for a list of prompts a list with one entry per prompt. layout: boxes (x0, y0, x1, y1) in 0..1 per phrase,
+        likewise. parser: spaCy pipeline (or its name) that finds the subjects. record_maps: keep each subject's
+        attention map of every step in the result. memory: "low" trades time for memory.
+
+        Returns an `AttentionControlOutput`, or the stock tuple with `return_dict=False`. Raises ValueError for
+        prompts, subjects, layouts or sizes that cannot be used.
+        """
+        if control is None and not record_maps:
+            return self._output(super().__call__(prompt, *args, **kwargs), None)
+        self._check(prompt, kwargs)
+        control = attach(
+            self,
+            control,
+            prompt=prompt if prompt is not None else _embedded_prompts(kwargs),
+            subjects=subjects,
+            layout=layout,
+            parser=parser,
+            record_maps=record_maps,
+            memory=memory,
+        )
+        with control:
+            output = super().__call__(prompt, *args, **kwargs)
+        return self._output(output, control.record)
+
+    def _check(self, prompt: Any, kwargs: Mapping[str, Any]) -> None:
+        for name in ("height", "width"):
+            size = kwargs.get(name)
+            if size is not None and (not isinstance(size, int) or size <= 0 or size % 8):
+                raise ValueError(f"{name} must be a positive multiple of 8, got {size!r}")
+        latents = kwargs.get("latents")
+        if latents is not None and not torch.isfinite(latents).all():
+            raise ValueError("the given latents are not finite")
+
+    @staticmethod
+    def _output(output: Any, record: ControlRecord | None) -> Any:
+        if isinstance(output, tuple):
+            return output
+        return AttentionControlOutput(output.images, getattr(output, "nsfw_content_detected", None), record)
+
+
+def _embedded_prompts(kwargs: Mapping[str, Any]) -> list[None] | None:
+    """Placeholders for prompts that are given as embeddings only."""
+    embeds = kwargs.get("prompt_embeds")
+    return None if embeds is None or embeds.shape[0] == 1 else [None] * embeds.shape[0]

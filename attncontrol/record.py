@@ -1,0 +1,54 @@
+"""What a run did: subjects and tokens used, losses and refinement counts per step, maps if asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from attncontrol.prompt.structure import PromptStructure
+
+
+@dataclass
+class StepRecord:
+    """One iteration of one image.
+
+    `losses` holds, per method, the value of every evaluation in order, refinement included; `refinements` counts
+    the refinement moves, `moved` says whether the latents were changed at all.
+    """
+
+    index: int
+    timestep: float
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    refinements: int = 0
+    moved: bool = False
+
+
+@dataclass
+class ImageRecord:
+    """One image of a run.
+
+    `maps` is float32 [steps, subjects, height, width] on the CPU: the mean cross-attention of each subject's noun,
+    raw probabilities (None unless recorded).
+    """
+
+    structure: PromptStructure
+    steps: list[StepRecord] = field(default_factory=list)
+    maps: Tensor | None = None
+
+    @property
+    def subjects(self) -> dict[str, tuple[int, ...]]:
+        """Each subject's text and the token indices of its noun."""
+        return {entity.text: entity.word.token_indices for entity in self.structure.entities}
+
+    @property
+    def refinements(self) -> int:
+        """Refinement moves over all steps."""
+        return sum(step.refinements for step in self.steps)
+
+
+@dataclass
+class ControlRecord:
+    """One run of a controlled pipeline: one entry per image, in the order of the images."""
+
+    images: list[ImageRecord]

@@ -1,0 +1,245 @@
+"""attach(): guidance through hooks, and the pipeline exactly as before after any exit."""
+
+import functools
+import warnings
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler
+from diffusers.models.attention_processor import AttnProcessor
+
+from attncontrol import AttendAndExcite, attach, create_method, method_classes
+from attncontrol.control import resolve_control
+from attncontrol.losses import MethodSum
+from tests import tiny
+
+PROMPT = "a cat and a frog"
+QUICK = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=2, step_size=100)
+CALL = {"num_inference_steps": 4, "height": 32, "width": 32, "output_type": "latent"}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def state(pipe):
+    """All that guidance could leave behind: processors, hooks, instance attributes, gradient flags."""
+    return (
+        {name: id(p) for name, p in pipe.unet.attn_processors.items()},
+        dict(pipe.unet._forward_pre_hooks),
+        dict(pipe.unet._forward_hooks),
+        sorted(vars(pipe.unet)),
+        sorted(vars(pipe.scheduler)),
+        [p.requires_grad for p in pipe.unet.parameters()],
+        pipe.unet.is_gradient_checkpointing,
+    )
+
+
+class StopHere(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [StopHere, KeyboardInterrupt])
+@pytest.mark.parametrize("calls", [0, 1, 3])
+def test_everything_is_restored_when_a_step_breaks_off(error, calls):
+    pipe = tiny.stable_diffusion()
+    pipe(PROMPT, **CALL)
+    pipe.unet.conv_in.requires_grad_(False)
+    before = state(pipe)
+    seen = []
+
+    def break_off(module, args, kwargs):
+        seen.append(1)
+        if len(seen) > calls:
+            raise error
+
+    layer = pipe.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
+    handle = layer.register_forward_pre_hook(break_off, with_kwargs=True)
+    with pytest.raises(error), attach(pipe, QUICK, prompt=PROMPT):
+        pipe(PROMPT, **CALL)
+    handle.remove()
+    assert state(pipe) == before
+
+
+def test_everything_is_restored_after_success():
+    pipe = tiny.stable_diffusion()
+    plain = pipe(PROMPT, generator=generator(), **CALL).images
+    before = state(pipe)
+    with attach(pipe, QUICK, prompt=PROMPT):
+        controlled = pipe(PROMPT, generator=generator(), **CALL).images
+    assert state(pipe) == before
+    assert not torch.equal(controlled, plain)
+    assert torch.equal(pipe(PROMPT, generator=generator(), **CALL).images, plain)
+
+
+def test_a_pipeline_can_be_called_again_and_each_run_starts_afresh():
+    pipe = tiny.stable_diffusion()
+    with attach(pipe, "conform", prompt=PROMPT) as control:
+        first = pipe(PROMPT, generator=generator(), **CALL).images
+        second = pipe(PROMPT, generator=generator(), **CALL).images
+    assert torch.equal(first, second)
+    assert len(control.record.images[0].steps) == 4
+
+
+def test_two_controls_at_once_are_refused(stock):
+    with (
+        attach(stock, QUICK, prompt=PROMPT),
+        pytest.raises(ValueError, match="already under control"),
+        attach(stock, QUICK, prompt=PROMPT),
+    ):
+        pass
+    assert "step" not in vars(stock.scheduler)
+
+
+def test_replacing_the_scheduler_under_control_is_refused():
+    pipe = tiny.stable_diffusion()
+    with attach(pipe, QUICK, prompt=PROMPT):
+        pipe.scheduler = tiny.scheduler()
+        with pytest.raises(RuntimeError, match="set it before"):
+            pipe(PROMPT, **CALL)
+
+
+def test_hooks_of_other_libraries_run_and_stay(stock):
+    class Count(ModelHook):
+        calls = 0
+
+        def pre_forward(self, module, *args, **kwargs):
+            Count.calls += 1
+            return args, kwargs
+
+    expected = None
+    for hooked in (False, True):
+        pipe = tiny.stable_diffusion()
+        if hooked:
+            add_hook_to_module(pipe.unet, Count())
+        with attach(pipe, QUICK, prompt=PROMPT):
+            latents = pipe(PROMPT, generator=generator(), **CALL).images
+        expected = latents if expected is None else expected
+    assert torch.equal(latents, expected)
+    assert Count.calls > 4, "guided forwards go through the other hook as well"
+    assert pipe.unet._hf_hook
+    remove_hook_from_module(pipe.unet)
+
+
+@pytest.mark.parametrize("cls", [EulerDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler])
+def test_first_update_is_the_same_with_every_input_scale(cls, monkeypatch):
+    """At equal model input, input and sample move as with DDIM, the sample in its scheduler's own scale."""
+    noise = torch.randn(1, 4, 16, 16, generator=generator())
+    reference = first_moves(DDIMScheduler, noise, monkeypatch)
+    model_input, sample = first_moves(cls, noise, monkeypatch)
+    assert reference[0].abs().max() > 1e-3
+    torch.testing.assert_close(model_input, reference[0], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(sample, reference[0], rtol=1e-3, atol=1e-4)
+
+
+def first_moves(cls, noise, monkeypatch):
+    """How far the first step moves the model's input and, scaled like it, the scheduler's sample, from `noise`."""
+    pipe = tiny.stable_diffusion(scheduler=tiny.scheduler(cls, timestep_spacing="leading", steps_offset=1))
+    pipe.scheduler.set_timesteps(4)
+    scale = pipe.scheduler.scale_model_input(torch.ones(1), pipe.scheduler.timesteps[0])
+    latents = noise / scale / pipe.scheduler.init_noise_sigma
+    inputs, samples = [], []
+    step = cls.step
+
+    @functools.wraps(step)
+    def recording_step(self, model_output, timestep, sample, *args, **kwargs):
+        samples.append(sample)
+        return step(self, model_output, timestep, sample, *args, **kwargs)
+
+    monkeypatch.setattr(cls, "step", recording_step)
+    with attach(pipe, AttendAndExcite(thresholds={}, step_size=100), prompt=PROMPT):
+        pipe.unet.register_forward_pre_hook(
+            lambda module, args, kwargs: inputs.append(kwargs or args), with_kwargs=True
+        )
+        pipe(PROMPT, latents=latents, **CALL)
+    monkeypatch.setattr(cls, "step", step)
+    ordinary = next(call["sample"] for call in inputs if call["sample"].shape[0] == 2)
+    torch.testing.assert_close(ordinary[0], ordinary[1])
+    return ordinary[1:] - noise, samples[0] * scale - noise
+
+
+def test_processors_without_fused_attention_give_the_same_maps(stock):
+    results = []
+    for processor in (None, AttnProcessor()):
+        pipe = tiny.stable_diffusion()
+        if processor is not None:
+            pipe.unet.set_attn_processor(processor)
+        with attach(pipe, QUICK, prompt=PROMPT) as control:
+            results.append(pipe(PROMPT, generator=generator(), **CALL).images)
+        results.append(control.record.images[0].steps[0].losses["attend-and-excite"])
+    torch.testing.assert_close(results[2], results[0], rtol=1e-3, atol=1e-3)
+    assert results[3] == pytest.approx(results[1], abs=1e-5)
+
+
+def test_attention_slicing(stock):
+    pipe = tiny.stable_diffusion()
+    with attach(pipe, QUICK, prompt=PROMPT):
+        expected = pipe(PROMPT, generator=generator(), **CALL).images
+    pipe.enable_attention_slicing(1)
+    with attach(pipe, QUICK, prompt=PROMPT):
+        sliced = pipe(PROMPT, generator=generator(), **CALL).images
+    torch.testing.assert_close(sliced, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_resolve_control():
+    a, b = create_method("attend-and-excite"), create_method("syngen", step_size=15)
+    assert resolve_control(None) == MethodSum()
+    assert resolve_control("attend-and-excite").parts == ((1.0, a),)
+    assert resolve_control(a + 0.5 * b).parts == ((1.0, a), (0.5, b))
+    mapping = {"method": "syngen", "weight": 0.5, "step_size": 15}
+    assert resolve_control(["attend-and-excite", mapping]).parts == ((1.0, a), (0.5, b))
+    tuned = {"syngen": {"step_size": 15}}
+    assert resolve_control("syngen", tuned).parts == ((1.0, b),)
+    assert resolve_control(create_method("syngen"), tuned).parts == ((1.0, create_method("syngen")),)
+
+
+@pytest.mark.parametrize(
+    ("control", "error", "message"),
+    [
+        ("attend-and-exite", ValueError, "did you mean 'attend-and-excite'"),
+        ({"method": "syngen", "stepsize": 3}, ValueError, "did you mean 'step_size'"),
+        ({"weight": 2}, ValueError, "needs 'method'"),
+        (3, TypeError, "not int"),
+    ],
+)
+def test_wrong_controls(stock, control, error, message):
+    with pytest.raises(error, match=message):
+        attach(stock, control, prompt=PROMPT)
+
+
+def test_unsupported_pipelines_are_named():
+    class Other:
+        pass
+
+    with pytest.raises(ValueError, match="Other cannot be controlled"):
+        attach(Other(), "attend-and-excite", prompt=PROMPT)
+
+
+def test_unknown_memory_mode(stock):
+    with pytest.raises(ValueError, match="'fast' or 'low'"):
+        attach(stock, QUICK, prompt=PROMPT, memory="tiny")
+
+
+def test_non_finite_gradients_are_skipped_and_named():
+    pipe = tiny.stable_diffusion()
+    pipe.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn2.to_k.weight.data[0, 0] = torch.nan
+    control = AttendAndExcite(thresholds={})
+    with pytest.warns(RuntimeWarning, match="not finite at step 0 of 4"), attach(pipe, control, prompt=PROMPT) as c:
+        pipe(PROMPT, **CALL)
+    assert not any(step.moved for step in c.record.images[0].steps)
+
+
+def test_method_names_are_those_of_the_design():
+    expected = {"attend-and-excite", "a-star", "syngen", "conform", "attention-refocusing", "ebama"}
+    assert expected | {"boxdiff", "layout-guidance"} == set(method_classes())
+
+
+def test_a_prompt_without_subjects_is_sampled_plainly(stock):
+    plain = stock(", .", generator=generator(), **CALL).images
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with attach(stock, QUICK, prompt=", ."):
+            images = stock(", .", generator=generator(), **CALL).images
+    assert torch.equal(images, plain)
+    assert any("no subjects found" in str(w.message) for w in caught)

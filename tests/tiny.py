@@ -1,0 +1,77 @@
+"""Tiny random pipelines of the real diffusers classes, and a real CLIP tokenizer with a small vocabulary."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from tests.prompt.clip import clip_tokenizer
+
+WORDS = (
+    "a an and with the of in photo two cat dog frog bird bear lion mouse clock apple crown bow car suitcase "
+    "red blue green yellow purple white black small big , ."
+).split()
+
+
+@functools.cache
+def tokenizer() -> CLIPTokenizer:
+    """Every word of WORDS is one token, "sombrero" two, most other words split into letters."""
+    return clip_tokenizer([*((word + "</w>",) for word in WORDS), ("som", "brero</w>")])
+
+
+def text_encoder(hidden_act: str = "quick_gelu", layers: int = 2) -> CLIPTextModel:
+    torch.manual_seed(1)
+    tokens = tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokens), hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=layers,
+        max_position_embeddings=77, hidden_act=hidden_act, bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
+    )  # fmt: skip
+    return CLIPTextModel(config).eval()
+
+
+def unet(in_channels: int = 4, **overrides) -> UNet2DConditionModel:
+    """Two levels with cross-attention: at the size of the latents and at half of it."""
+    torch.manual_seed(2)
+    config = {
+        "sample_size": 16, "in_channels": in_channels, "out_channels": 4, "block_out_channels": (16, 32),
+        "layers_per_block": 1, "norm_num_groups": 8, "cross_attention_dim": 32, "attention_head_dim": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    return UNet2DConditionModel(**{**config, **overrides}).eval()
+
+
+def vae() -> AutoencoderKL:
+    torch.manual_seed(3)
+    return AutoencoderKL(
+        block_out_channels=(16, 32), in_channels=3, out_channels=3, norm_num_groups=8, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()  # fmt: skip
+
+
+def scheduler(cls: type = DDIMScheduler, **overrides):
+    config = {
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+    }  # fmt: skip
+    if cls is DDIMScheduler:
+        config |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    return cls(**{**config, **overrides})
+
+
+def components(**overrides) -> dict:
+    """The components of a tiny Stable Diffusion 1.x: 32 px make 16x16 latents, maps of 16x16 and 8x8."""
+    parts = {
+        "unet": unet(), "vae": vae(), "text_encoder": text_encoder(), "tokenizer": tokenizer(),
+        "scheduler": scheduler(), "safety_checker": None, "feature_extractor": None,
+    }  # fmt: skip
+    return {**parts, **overrides}
+
+
+def stable_diffusion(cls: type = StableDiffusionPipeline, **overrides):
+    pipe = cls(**components(**overrides), requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
