@@ -1,0 +1,96 @@
+"""Attend-and-Excite: every subject's map must reach the maximum somewhere (Chefer et al., arXiv 2301.13826)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from attncontrol.losses.base import Context, Evaluation, Method, Refinement, at_iteration, option
+from attncontrol.losses.registry import register
+from attncontrol.maps import AttentionMaps, resoftmax, smooth, token_means
+
+
+def attend_and_excite_loss(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of the most neglected subject (A&E, section 6).
+
+    maps: [subjects, height, width], each subject's prepared map in 0..1. Returns the loss, a scalar in 0..1, and
+    the loss 1 - max of every subject [subjects]. Among equal subjects the first one gets the gradient; exactly
+    equal maxima inside one map share it; a loss of exactly 0 has none. Without subjects the loss is a constant 0.
+    """
+    if not len(maps):
+        return maps.new_zeros(()), maps.new_zeros(0)
+    losses = (1 - maps.flatten(1).amax(1)).relu()
+    return losses[losses.argmax()], losses
+
+
+@register(
+    "attend-and-excite",
+    summary="Raises the attention of the most neglected subject, so that no object is left out.",
+    paper="Chefer et al., SIGGRAPH 2023, arXiv 2301.13826",
+)
+@dataclass(frozen=True, kw_only=True)
+class AttendAndExcite(Method):
+    """Attend-and-Excite (Chefer et al., SIGGRAPH 2023, arXiv 2301.13826).
+
+    The default variant repairs the published code in three points: for text encoders of Stable Diffusion 2.x the
+    end-of-text and padding positions stay out of the softmax over tokens; a subject of several tokens is the mean
+    of their maps instead of one subject per token; smoothing kernels other than 3 keep the size of the map.
+    """
+
+    scale_range: tuple[float, float] = option(
+        (1.0, 0.5),
+        "the step size is multiplied by the root of a line from the first to the second over sampling",
+        at_least=0,
+    )
+    thresholds: dict[float, float] = option(
+        {0: 0.05, 0.2: 0.5, 0.4: 0.8},
+        "steps that refine until every subject's maximum reaches the value; a key below 1 is a fraction of "
+        "sampling, from 1 on an iteration",
+        at_least=0,
+    )
+    max_refinement_steps: int = option(20, "most refinement moves in one sampling step", at_least=0)
+    smoothing: bool = option(True, "smooth the maps before taking the maximum")
+    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
+    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
+    normalize_eot: bool | None = option(
+        None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
+    )
+
+    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
+        """The worst subject's loss; differentiable unless it is exactly 0."""
+        size = self.map_size([m.layer for m in maps.layers])
+        subjects = self.subject_maps(maps.mean_cross(size), context)
+        return Evaluation(attend_and_excite_loss(subjects)[0])
+
+    def subject_maps(self, attention: Tensor, context: Context) -> Tensor:
+        """Prepared maps [subjects, height, width] from mean attention [height, width, positions] (sections 4, 5)."""
+        probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot))
+        maps = token_means(probabilities, self._channels(context))
+        if not self.smoothing:
+            return maps
+        return smooth(maps, self.kernel_size, self.sigma, padding=1 if self.variant == "reference" else None)
+
+    def _channels(self, context: Context) -> list[list[int]]:
+        words = [[i - 1 for i in entity.word.token_indices] for entity in context.prompt.entities]
+        return [word for word in words if word] if self.variant == "default" else [[i] for word in words for i in word]
+
+    def plain_step_size(self, context: Context) -> float:
+        """The decayed step size inside the window, 0 outside or without subjects (section 7)."""
+        guides = self.guides(context) and self._channels(context)
+        return self.decayed_step_size(context, self.scale_range) if guides else 0.0
+
+    def refine(self, context: Context) -> Refinement:
+        """Move until the loss meets the threshold of this iteration (section 8).
+
+        The loss that is tested belongs to the latents before its move, so one move follows after success.
+        """
+        schedule = {at_iteration(key, context.count): value for key, value in self.thresholds.items()}
+        threshold = schedule.get(context.index)
+        if threshold is None or not self._channels(context):
+            return
+        loss = (yield 0.0).loss
+        for _ in range(self.max_refinement_steps):
+            if loss <= max(0.0, 1 - threshold):
+                return
+            loss = (yield self.decayed_step_size(context, self.scale_range)).loss

@@ -1,0 +1,228 @@
+"""What a method is: a frozen dataclass of hyperparameters with a loss, a step size and a refinement rule.
+
+A method's file defines a pure loss on tensors and one dataclass that derives from `Method` and registers itself.
+Python, the command line, prompt files, the demo, the documentation and the generic tests all read that dataclass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from attncontrol.layout import Layout
+from attncontrol.maps import AttentionMaps, Layer, Size, choose_size
+from attncontrol.prompt.structure import PromptStructure
+
+
+def option(default: Any, help: str, at_least: float | None = None) -> Any:
+    """A hyperparameter of a method: its default, a one-line help text, and the smallest its numbers may be."""
+    metadata = {"help": help, "at_least": at_least}
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a method may know of one image at one sampling step, besides the maps.
+
+    `index` counts the denoiser's iterations from 0, `count` is their number (51 for PNDM with 50 steps).
+    `refinements` counts the moves already made in this step, `carry` is what the method's last evaluation of the
+    previous guided step left (None at first), `drop_padding` whether the text encoder's end-of-text and padding
+    positions are better left out of a softmax over tokens (2.x text encoders; A&E, section 10).
+    """
+
+    prompt: PromptStructure
+    index: int
+    count: int
+    layout: Layout | None = None
+    drop_padding: bool = False
+    refinements: int = 0
+    carry: Any = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A loss at one point.
+
+    `loss` is a float32 scalar to descend; `objective` replaces it during refinement where a method descends
+    something else there; `monitor` is a number the refinement rule reads; `carry` is handed to the next step.
+    """
+
+    loss: Tensor
+    objective: Tensor | None = None
+    monitor: float | None = None
+    carry: Any = None
+
+
+Refinement = Generator[float, Evaluation, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """Base of all methods. Subclasses add their hyperparameters and implement `evaluate`."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    needs_layout: ClassVar[bool] = False
+
+    variant: Literal["default", "reference"] = option(
+        "default", "'reference' is the published code with its quirks, 'default' has its defects repaired"
+    )
+    start: float = option(0.0, "guide from this fraction of sampling on")
+    stop: float = option(0.5, "guide up to this fraction of sampling")
+    step_size: float = option(20.0, "length of a step down the gradient with respect to the latents")
+    resolution: int | tuple[int, int] | None = option(
+        None,
+        "(height, width) of the cross-attention maps, or one side of square ones; by default the coarsest maps "
+        "whose shorter side is at least 16",
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a window, a choice or a number that makes no sense."""
+        for setting in dataclasses.fields(self):
+            self._check_setting(setting)
+        if not (_is_number(self.start) and _is_number(self.stop) and 0 <= self.start <= self.stop <= 1):
+            raise ValueError(f"{self.name}: need 0 <= start <= stop <= 1, got {self.start!r} and {self.stop!r}")
+        if not (_is_number(self.step_size) and self.step_size >= 0):
+            raise ValueError(f"{self.name}: step_size must be finite and not negative, got {self.step_size!r}")
+
+    def _check_setting(self, setting: dataclasses.Field) -> None:
+        value, choices = getattr(self, setting.name), _choices(type(self)).get(setting.name)
+        if choices and value not in choices:
+            listed = ", ".join(map(repr, choices))
+            raise ValueError(f"{self.name}: {setting.name} must be one of {listed}, not {value!r}")
+        bound = setting.metadata.get("at_least")
+        if bound is not None and not all(_is_number(x) and x >= bound for x in _numbers(value)):
+            raise ValueError(f"{self.name}: {setting.name} must be finite and at least {bound}, not {value!r}")
+
+    @abstractmethod
+    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
+        """The loss of one image at its current latents."""
+
+    def check(self, context: Context) -> None:
+        """Raise ValueError if this prompt, its subjects or its layout cannot be used; called before sampling."""
+        if self.needs_layout and context.layout is None:
+            raise ValueError(
+                f"{self.name} needs a layout: pass layout={{phrase: [x0, y0, x1, y1]}}, coordinates in 0..1"
+            )
+
+    def focus(self, context: Context) -> list[list[int]]:
+        """The token positions the loss works on, one group per thing, for people to read; here every noun's."""
+        words = (entity.word.token_indices for entity in context.prompt.entities)
+        return [list(word) for word in words if word]
+
+    def plain_step_size(self, context: Context) -> float:
+        """Step size of the one plain update of this iteration; 0 outside the window."""
+        return self.step_size if self.guides(context) else 0.0
+
+    def refine(self, context: Context) -> Refinement:
+        """The iterative refinement of one sampling step, before its plain update.
+
+        Each yielded number asks for an evaluation at the current latents and moves them by that multiple of the
+        gradient (0 only looks); the evaluation comes back as the value of the `yield`. Default: no refinement.
+        """
+        yield from ()
+
+    def guides(self, context: Context) -> bool:
+        """Whether the iteration lies in the window [start, stop) of sampling (at least one does)."""
+        first = int(self.start * context.count + 1e-6)
+        last = int(self.stop * context.count + 1e-6)
+        if self.stop > self.start:
+            last = max(last, first + 1)
+        return first <= context.index < last
+
+    def decayed_step_size(self, context: Context, scale_range: tuple[float, float]) -> float:
+        """step_size times the root of a line between the two numbers over all iterations (A&E, section 7)."""
+        first, last = scale_range
+        fraction = context.index / max(context.count - 1, 1)
+        return self.step_size * math.sqrt(first + (last - first) * fraction)
+
+    def softmax_end(self, context: Context, normalize_eot: bool | None) -> int:
+        """The position a softmax over tokens stops before: the end of text, or else the last one (A&E, section 4).
+
+        None decides by the text encoder in the default variant, and means the last one in the reference variant.
+        """
+        if normalize_eot is None:
+            normalize_eot = context.drop_padding and self.variant == "default"
+        return context.prompt.n_tokens - 1 if normalize_eot else -1
+
+    def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
+        """The layers to capture, out of all there are. Raises ValueError if no layer has the wanted map size."""
+        size = self.map_size(layers)
+        return [layer for layer in layers if layer.is_cross and layer.size == size]
+
+    def map_size(self, layers: Sequence[Layer]) -> Size:
+        """The (height, width) of the maps this method works on."""
+        return choose_size(layers, self.resolution)
+
+    def settings(self) -> dict[str, Any]:
+        """All hyperparameters by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __mul__(self, weight: float) -> MethodSum:
+        return MethodSum(((weight, self),))
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Method | MethodSum) -> MethodSum:
+        return MethodSum(((1.0, self),)) + other
+
+
+@dataclass(frozen=True)
+class MethodSum:
+    """Methods added up, each with a weight: `AttendAndExcite() + 0.5 * SynGen()`."""
+
+    parts: tuple[tuple[float, Method], ...] = ()
+
+    def __post_init__(self) -> None:
+        for weight, method in self.parts:
+            if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"the weight of {method.name} must be finite and not negative, got {weight!r}")
+
+    def __add__(self, other: Method | MethodSum) -> MethodSum:
+        if isinstance(other, Method):
+            other = 1.0 * other
+        if not isinstance(other, MethodSum):
+            return NotImplemented
+        return MethodSum(self.parts + other.parts)
+
+    __radd__ = __add__
+
+    def __mul__(self, weight: float) -> MethodSum:
+        return MethodSum(tuple((weight * w, m) for w, m in self.parts))
+
+    __rmul__ = __mul__
+
+
+@functools.cache
+def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
+    """The values of every setting that is declared as a Literal."""
+    return {name: get_args(kind) for name, kind in get_type_hints(cls).items() if get_origin(kind) is Literal}
+
+
+def _numbers(value: Any) -> Sequence[Any]:
+    """All that should be numbers in a setting: its own value, its items, or its keys and values."""
+    if value is None:
+        return ()
+    if isinstance(value, dict):
+        return (*value.keys(), *value.values())
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def at_iteration(position: float, count: int) -> int:
+    """The iteration a schedule key means: a fraction of sampling below 1, an iteration number from 1 on."""
+    return int(position * count + 1e-6) if position < 1 else int(position)

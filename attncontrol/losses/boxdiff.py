@@ -1,0 +1,174 @@
+"""BoxDiff: strong attention inside a box, weak outside, reaching its edges (Xie et al., arXiv 2307.10816)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attncontrol.layout import Region, cell_box
+from attncontrol.layout.regions import Edges
+from attncontrol.losses.base import Context, Evaluation, Refinement, at_iteration, option
+from attncontrol.losses.layout_method import LayoutMethod
+from attncontrol.losses.registry import register
+from attncontrol.maps import AttentionMaps, resoftmax, smooth, token_means
+
+Cells = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class BoxDiffTerms:
+    """The four terms of every subject, each [subjects]."""
+
+    inner: Tensor
+    outer: Tensor
+    corner_x: Tensor
+    corner_y: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The loss: the sum of all terms of all subjects."""
+        return (self.inner + self.outer + self.corner_x + self.corner_y).sum()
+
+
+def boxdiff_terms(
+    maps: Tensor,
+    masks: Tensor,
+    boxes: Sequence[Sequence[Cells]],
+    top_fraction: float = 0.2,
+    corner_width: int = 1,
+    at_least_one: bool = True,
+) -> BoxDiffTerms:
+    """BoxDiff's terms (Attention Refocusing, section 12).
+
+    maps: prepared maps [subjects, height, width] in 0..1; masks: the cells each should fill, bool of that shape;
+    boxes: the cells x0, y0, x1, y1 of each subject's boxes, whose edges the corner terms look at. The inner and
+    outer terms take the strongest `top_fraction` of the cells inside and outside, and at least one cell if
+    `at_least_one`; else the mean of none is NaN, as published.
+    """
+    inside = masks.to(maps)
+    means = [
+        torch.stack([_top_mean(m * k, k.sum(), top_fraction, at_least_one) for m, k in zip(maps, part, strict=True)])
+        for part in (inside, 1 - inside)
+    ]
+    near_x, near_y = (_near_edges(boxes, axis, maps.shape[2 - axis], corner_width).to(maps) for axis in (0, 1))
+    corner_x = ((maps.amax(1) - inside.amax(1)).abs() * near_x).mean(1)
+    corner_y = ((maps.amax(2) - inside.amax(2)).abs() * near_y).mean(1)
+    return BoxDiffTerms(1 - means[0], means[1], corner_x, corner_y)
+
+
+def _top_mean(values: Tensor, area: Tensor, fraction: float, at_least_one: bool) -> Tensor:
+    """Mean of the largest int(fraction * area) values."""
+    count = max(int(area * fraction), int(at_least_one))
+    return values.flatten().topk(count).values.mean()
+
+
+def _near_edges(boxes: Sequence[Sequence[Cells]], axis: int, cells: int, width: int) -> Tensor:
+    """Whether a column (axis 0) or row (1) lies within `width` of a box's edge: bool [subjects, cells]."""
+    near = torch.zeros(len(boxes), cells, dtype=torch.bool)
+    for subject, own in enumerate(boxes):
+        for edge in (box[i] for box in own for i in (axis, axis + 2)):
+            near[subject, max(edge - width, 0) : edge + width + 1] = True
+    return near
+
+
+@register(
+    "boxdiff",
+    summary="Fills each object's box: strong attention inside, weak outside, and up to the box's edges.",
+    paper="Xie et al., ICCV 2023, arXiv 2307.10816",
+)
+@dataclass(frozen=True, kw_only=True)
+class BoxDiff(LayoutMethod):
+    """BoxDiff (Xie et al., ICCV 2023, arXiv 2307.10816).
+
+    Works on the noun's map; several boxes of an entity are one region, which is an extension of the method.
+
+    The default variant repairs the published code in these points: refinement descends the whole loss and so does
+    the update after it, instead of the inner terms alone; a noun of several tokens is the mean of their maps; a box
+    smaller than a cell gets one, and a term over less than one cell takes one, instead of NaN; for text encoders
+    of Stable Diffusion 2.x the end-of-text and padding positions stay out of the softmax.
+    """
+
+    reference_edges: ClassVar[Edges] = "nearest"
+
+    scale_range: tuple[float, float] = option(
+        (1.0, 0.5),
+        "the step size is multiplied by the root of a line from the first to the second over sampling",
+        at_least=0,
+    )
+    thresholds: dict[float, float] = option(
+        {0: 0.05, 0.2: 0.5, 0.4: 0.8},
+        "steps that refine until the mean of every box's strongest cells reaches the value; a key below 1 is a "
+        "fraction of sampling, from 1 on an iteration",
+        at_least=0,
+    )
+    max_refinement_steps: int = option(20, "most refinement moves in one sampling step", at_least=0)
+    top_fraction: float = option(
+        0.2, "share of the cells inside and outside that count, the strongest ones", at_least=0
+    )
+    corner_width: int = option(1, "how many cells around a box's edges the corner terms look at", at_least=0)
+    smoothing: bool = option(True, "smooth the maps")
+    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
+    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
+    normalize_eot: bool | None = option(
+        None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting that makes no sense."""
+        super().__post_init__()
+        if not 0 < self.top_fraction <= 1:
+            raise ValueError(f"boxdiff: top_fraction must lie in 0..1 and not be 0, got {self.top_fraction}")
+
+    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
+        """The sum of all terms; the refinement rule reads the largest inner term."""
+        attention = maps.mean_cross(self.map_size([m.layer for m in maps.layers]))
+        terms = self.terms(attention, context)
+        worst = terms.inner.max()
+        if self.variant == "default":
+            return Evaluation(terms.total, monitor=float(worst.detach()))
+        loss = terms.total
+        if context.refinements:  # the published update after refinement holds outer and corner terms constant
+            loss = terms.inner.sum() + (loss - terms.inner.sum()).detach()
+        return Evaluation(loss, objective=worst, monitor=float(worst.detach()))
+
+    def terms(self, attention: Tensor, context: Context) -> BoxDiffTerms:
+        """The terms of every placed noun, from mean attention [height, width, positions]."""
+        groups, regions = self._subjects(context)
+        probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot))
+        maps = token_means(probabilities, groups)
+        if self.smoothing:
+            maps = smooth(maps, self.kernel_size, self.sigma, padding=1 if self.variant == "reference" else None)
+        size, repair = tuple(maps.shape[1:]), self.variant == "default"
+        masks = torch.stack([self.cells(own, size).any(0) for own in regions]).to(maps.device)
+        boxes = [[cell_box(r, size, edges="nearest", at_least_one=repair) for r in own] for own in regions]
+        return boxdiff_terms(maps, masks, boxes, self.top_fraction, self.corner_width, repair)
+
+    def _subjects(self, context: Context) -> tuple[list[list[int]], list[tuple[Region, ...]]]:
+        """Channels of the softmax and regions of every map: one per noun, in the reference variant one per token."""
+        words = [([i - 1 for i in entity.word.token_indices], regions) for entity, regions in self.placed(context)]
+        if self.variant == "reference":
+            words = [([i], regions) for word, regions in words for i in word]
+        return [word for word, _ in words], [regions for _, regions in words]
+
+    def plain_step_size(self, context: Context) -> float:
+        """The decayed step size inside the window, 0 outside (section 12)."""
+        return self.decayed_step_size(context, self.scale_range) if self.guides(context) else 0.0
+
+    def refine(self, context: Context) -> Refinement:
+        """Move until the largest inner term meets the threshold of this iteration (section 12).
+
+        The value that is tested belongs to the latents before its move, so one move follows after success.
+        """
+        schedule = {at_iteration(key, context.count): value for key, value in self.thresholds.items()}
+        threshold = schedule.get(context.index)
+        if threshold is None:
+            return
+        worst = (yield 0.0).monitor
+        for _ in range(self.max_refinement_steps):
+            if worst <= max(0.0, 1 - threshold):
+                return
+            worst = (yield self.decayed_step_size(context, self.scale_range)).monitor

@@ -1,0 +1,65 @@
+"""Methods added up, as text and as JSON: what the command line, prompt files and image metadata hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attncontrol.losses.base import MethodSum
+from attncontrol.losses.registry import convert_settings, nearest
+
+NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE]-?\d+)?"
+TERM = re.compile(rf"\s*(?:(?P<weight>{NUMBER})\s*\*\s*)?(?P<method>\S.*?)\s*")
+
+
+def parse_terms(text: str) -> list[tuple[float, str]]:
+    """Weights and names in "attend-and-excite + 0.5*syngen". Raises ValueError for an empty term."""
+    terms = []
+    for term in text.split("+"):
+        match = TERM.fullmatch(term)
+        if match is None:
+            raise ValueError(
+                f"the control {text!r} lacks a method: write its name, or several as in "
+                "'attend-and-excite + 0.5*syngen'"
+            )
+        terms.append((float(match["weight"] or 1.0), match["method"]))
+    return terms
+
+
+def control_to_json(methods: MethodSum) -> list[dict[str, Any]]:
+    """Every part as {"method", "weight", all settings}, made of JSON types; `resolve_control` reads it back."""
+    parts = [{"method": method.name, "weight": weight, **method.settings()} for weight, method in methods.parts]
+    return json.loads(json.dumps(parts, allow_nan=False))
+
+
+def control_name(methods: MethodSum) -> str:
+    """The methods and their weights in one line: "attend-and-excite + 0.5*syngen"; "plain" if there is none."""
+    terms = [method.name if weight == 1 else f"{weight:g}*{method.name}" for weight, method in methods.parts]
+    return " + ".join(terms) or "plain"
+
+
+def with_settings(methods: MethodSum, settings: Mapping[str, Any]) -> MethodSum:
+    """The same methods with some settings replaced.
+
+    A key is a setting, which then holds for every part that has it, or "method.setting". Values are converted to
+    the setting's type. Raises ValueError for a setting that no part has and for values of a wrong type.
+    """
+    changes: list[dict[str, Any]] = [{} for _ in methods.parts]
+    for key, value in settings.items():
+        name, _, setting = key.rpartition(".")
+        owners = [i for i, (_, method) in enumerate(methods.parts) if setting in method.settings()]
+        owners = [i for i in owners if name in ("", methods.parts[i][1].name)]
+        if not owners:
+            known = [(method.name, field) for _, method in methods.parts for field in method.settings()]
+            names = [f"{method}.{field}" if name else field for method, field in known]
+            raise ValueError(f"the control has no setting {key!r}{nearest(key, list(dict.fromkeys(names)))}")
+        for owner in owners:
+            changes[owner][setting] = value
+    parts = (
+        (weight, dataclasses.replace(method, **convert_settings(type(method), change)))
+        for (weight, method), change in zip(methods.parts, changes, strict=True)
+    )
+    return MethodSum(tuple(parts))

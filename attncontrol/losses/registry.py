@@ -1,0 +1,67 @@
+"""Methods by name. A method registers itself where it is defined; importing `attncontrol.losses` finds them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from attncontrol.losses.base import Method
+
+_methods: dict[str, type[Method]] = {}
+
+
+def register(name: str, *, summary: str, paper: str) -> Callable[[type[Method]], type[Method]]:
+    """Class decorator that makes a method known under `name`, with a one-line summary and its source."""
+
+    def add(cls: type[Method]) -> type[Method]:
+        cls.name, cls.summary, cls.paper = name, summary, paper
+        _methods[name] = cls
+        return cls
+
+    return add
+
+
+def method_classes() -> dict[str, type[Method]]:
+    """All registered methods by name, in alphabetical order."""
+    return dict(sorted(_methods.items()))
+
+
+def create_method(name: str, **settings: Any) -> Method:
+    """The method called `name` with the given hyperparameters, which may be as JSON has them (`convert_settings`).
+
+    Raises ValueError for an unknown method or setting (with the nearest name there is) and for wrong types.
+    """
+    if name not in _methods:
+        raise ValueError(f"unknown method {name!r}{nearest(name, list(method_classes()))}")
+    cls = _methods[name]
+    return cls(**convert_settings(cls, settings))
+
+
+def convert_settings(cls: type[Method], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in the types the method's fields are declared with: lists as tuples, "0.2" as a number, and so on.
+
+    Raises ValueError that names the method and the setting for an unknown setting or a value of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = [f.name for f in dataclasses.fields(cls)]
+    types = get_type_hints(cls)
+    converted = {}
+    for setting, value in settings.items():
+        if setting not in known:
+            raise ValueError(f"{cls.name} has no setting {setting!r}{nearest(setting, known)}")
+        try:
+            converted[setting] = TypeAdapter(types[setting]).validate_python(value)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise ValueError(f"{cls.name}: {setting} cannot be {value!r}: {wrong['msg']}") from error
+    return converted
+
+
+def nearest(wrong: str, known: list[str]) -> str:
+    """The end of an error message about an unknown name: the nearest one there is, and all of them."""
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.4)
+    hint = f", did you mean {close[0]!r}?" if close else "."
+    return f"{hint} There are: {', '.join(known)}"

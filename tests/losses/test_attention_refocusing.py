@@ -1,0 +1,344 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attncontrol.layout import cell_masks
+from attncontrol.layout.published import published_objects
+from attncontrol.losses import AttentionRefocusing, Evaluation
+from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss
+from attncontrol.maps import aggregate, resoftmax, smooth, token_means
+from tests.golden import golden_cases
+from tests.losses.inputs import attentions, gradient
+from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling
+
+PUBLISHED = {"edges": "truncate", "at_least_one": False}
+
+
+def flat_boxes(case, size):
+    """All boxes as cells, and the object of each."""
+    boxes = case["inputs"]["boxes"]
+    owners = torch.tensor([o for o, own in enumerate(boxes) for _ in own])
+    return cell_masks([box for own in boxes for box in own], size, **PUBLISHED), owners
+
+
+def published_car(case, attention):
+    groups = [[p - 1] for own in case["inputs"]["object_positions"] for p in own]
+    owners = torch.tensor([o for o, own in enumerate(case["inputs"]["object_positions"]) for _ in own])
+    maps = token_means(resoftmax(attention, -1), groups)
+    if case["kwargs"].get("smooth_att", True):
+        maps = smooth(maps, case["kwargs"].get("kernel_size", 3), case["kwargs"].get("sigma", 0.5), padding=1)
+    boxes, box_owners = flat_boxes(case, tuple(attention.shape[:2]))
+    release = "v1" if case["kind"] == "car_v1" else "v2"
+    return car_terms(maps, owners, boxes, box_owners, case["inputs"]["t"] < 15, release)
+
+
+def leaves(case, prefix):
+    """The layers of one kind, as float32 leaves by name."""
+    return {n: case.tensor(n).float().requires_grad_() for n in sorted(case.arrays) if n.startswith(prefix)}
+
+
+def published_sar(case, layers):
+    values = {}
+    for name, layer in layers.items():
+        side = math.isqrt(layer.shape[1])
+        boxes, _ = flat_boxes(case, (side, side))
+        values[name] = sar_loss(layer, boxes.flatten(1), len(case["inputs"]["boxes"]))
+    return values
+
+
+def published_ground(case, layers):
+    boxes, owners = flat_boxes(case, (16, 16))
+    mean = torch.stack(list(layers.values())).mean(0)
+    return grounding_loss(mean, boxes.flatten(1), owners, case["inputs"]["t"] < 15), mean
+
+
+def assert_gradients(total, inputs, case):
+    for (name, _), grad in zip(inputs.items(), gradient(total, *inputs.values()), strict=True):
+        assert_gradient(grad, case.tensor(f"grad_{name}"))
+
+
+def assert_gradient(grad, expected):
+    """Where a token takes nearly all attention the softmax's gradient is a rounding error, hence not atol=1e-7."""
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=max(1e-7, 1e-6 * expected.abs().max().item()))
+
+
+def close(value):
+    return pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "case", golden_cases("attention_refocusing", "car") + golden_cases("attention_refocusing", "car_v1")
+)
+def test_published_car(case):
+    layers = [case.tensor(name) for name in sorted(case.arrays) if name.startswith("layer_")]
+    attention = case.tensor("cross" if "cross" in case else "cross_aggregated", requires_grad=True)
+    if layers:
+        torch.testing.assert_close(aggregate(layers, tuple(attention.shape[:2])), attention.detach())
+    terms, expected = published_car(case, attention), case["outputs"]
+    for name, value in expected.items():
+        assert getattr(terms, name).item() == close(value), name
+    (grad,) = gradient(terms.total, attention)
+    (name,) = (n for n in case.arrays if n.startswith("grad_") and "layer" not in n)
+    assert_gradient(grad, case.tensor(name))
+
+
+@pytest.mark.parametrize("case", golden_cases("attention_refocusing", "sar"))
+def test_published_sar(case):
+    layers = leaves(case, "self_")
+    values = published_sar(case, layers)
+    assert {n: v.item() for n, v in values.items()} == close(case["outputs"]["per_layer"])
+    total = torch.stack(list(values.values())).mean()
+    assert total.item() == close(case["outputs"]["total"])
+    assert_gradients(total, layers, case)
+
+
+@pytest.mark.parametrize("case", golden_cases("attention_refocusing", "ground"))
+def test_published_grounding_term(case):
+    layers = leaves(case, "ground_")
+    total, mean = published_ground(case, layers)
+    assert total.item() == close(case["outputs"]["total"])
+    if "unused_self_term" in case["outputs"]:
+        boxes, _ = flat_boxes(case, (16, 16))
+        leak = sar_loss(mean[:, :256, :256], boxes.flatten(1), len(case["inputs"]["boxes"]))
+        assert leak.item() == close(case["outputs"]["unused_self_term"])
+    assert_gradients(total, layers, case)
+
+
+@pytest.mark.parametrize("case", golden_cases("attention_refocusing", "total"))
+def test_published_total(case):
+    scale, expected = case["kwargs"]["loss_scale"], case["outputs"]
+    cross, self_layers, ground_layers = (leaves(case, prefix) for prefix in ("cross", "self_", "ground_"))
+    car = published_car(case, cross["cross"])
+    sar = torch.stack(list(published_sar(case, self_layers).values())).mean()
+    ground, _ = published_ground(case, ground_layers)
+    total = scale * (car.total + sar + case["kwargs"]["ground_weight"] * ground)
+    terms = {"car_scaled": car.total, "sar_scaled": sar, "ground_scaled": case["kwargs"]["ground_weight"] * ground}
+    assert {name: scale * term.item() for name, term in terms.items()} == close({n: expected[n] for n in terms})
+    assert total.item() == close(expected["total"])
+    assert (car.min_inside.item(), car.max_outside.item()) == close((expected["min_inside"], expected["max_outside"]))
+    assert_gradients(total, {**cross, **self_layers, **ground_layers}, case)
+
+
+@pytest.mark.parametrize("case", golden_cases("attention_refocusing", "phrases"))
+def test_published_phrases(case):
+    inputs, expected = case["inputs"], case["outputs"]
+    found = published_objects(inputs["prompt"], inputs["names"], inputs["boxes_px"])
+    assert list(found.words) == expected["words"]
+    assert [list(p) for p in found.positions] == expected["object_positions"]
+    assert [[list(box) for box in own] for own in found.boxes] == expected["boxes"]
+    assert list(found.phrases) == expected["grounding_phrases"]
+    assert [list(box) for box in found.phrase_boxes] == expected["grounding_boxes"]
+
+
+def two_things(**known):
+    return placed(([1, 2], [LEFT]), ([4], [RIGHT]), **known)
+
+
+def evaluation(loss=1.0, monitor=0.0):
+    return lambda _: Evaluation(torch.tensor(loss), monitor=monitor)
+
+
+def test_published_table_in_50_steps():
+    method = AttentionRefocusing(variant="reference")
+    unsatisfied, satisfied = (sampling(method, 50, evaluation(monitor=m)) for m in (0.1, 0.2))
+    assert sum(map(len, unsatisfied.values())) == 49
+    assert {i: (len(s), s[0]) for i, s in unsatisfied.items()} == {
+        **dict.fromkeys((0, 1), (2, 4.0)),
+        **dict.fromkeys((2, 3, 4), (6, 4.0)),
+        **dict.fromkeys(range(5, 10), (3, 3.0)),
+        **dict.fromkeys((10, 15), (2, 3.0)),
+        **dict.fromkeys((20, 25, 30, 35), (2, 1.0)),
+    }
+    assert [len(s) for s in satisfied.values()] == [1] * 16
+
+
+def test_default_scale_is_ten_times_the_published_one():
+    published, default = (sampling(AttentionRefocusing(variant=v), 50, evaluation()) for v in ("reference", "default"))
+    assert default == {i: [10 * s for s in own] for i, own in published.items()}
+
+
+@pytest.mark.parametrize("count", [4, 10, 20, 25, 30, 51, 100])
+def test_table_stretches_with_the_number_of_steps(count):
+    steps = sampling(AttentionRefocusing(), count, evaluation())
+    late = [i for i in steps if i * 50 / count >= 10]
+    assert [i for i in steps if i not in late] == [i for i in range(count) if i * 50 / count < 10]
+    assert len(late) == min(6, len([i for i in range(int(0.8 * count)) if i * 50 / count >= 10]))
+    assert all(s == {0: 40, 1: 30, 2: 30, 3: 30}.get(int(i * 50 / count) // 5, 10) for i in steps for s in steps[i])
+
+
+def test_v1_table():
+    steps = sampling(AttentionRefocusing(variant="reference", release="v1"), 50, evaluation(monitor=0.9))
+    assert [steps[i] for i in (0, 9, 10, 19, 20, 29)] == [[3.0] * 5] * 2 + [[2.0] * 5] * 2 + [[1.0]] * 2
+    assert max(steps) == 29
+    alone = sampling(AttentionRefocusing(variant="reference", release="v1", car=0), 50, evaluation())
+    assert [alone[i][0] for i in (0, 10, 20)] == [4, 3, 1]
+
+
+def test_small_loss_ends_early_steps_only():
+    method = AttentionRefocusing(variant="reference")
+    steps = sampling(method, 50, evaluation(loss=0.02))
+    assert [len(steps[i]) for i in (0, 9, 10)] == [1, 1, 2]
+    assert len(sampling(method, 50, evaluation(loss=0.03))[0]) == 2
+
+
+def test_not_a_number_ends_a_step():
+    for key in ("loss", "monitor"):
+        assert len(sampling(AttentionRefocusing(), 50, evaluation(**{key: math.nan}))[2]) == 1
+
+
+def test_window():
+    steps = sampling(AttentionRefocusing(start=0.1, stop=0.3), 50, evaluation())
+    assert list(steps) == [5, 6, 7, 8, 9, 10]
+
+
+def test_weights_add_up():
+    maps, now = denoiser_maps(), two_things()
+    both, car, sar = (
+        AttentionRefocusing(car=c, sar=s).evaluate(captured(AttentionRefocusing(car=c, sar=s), maps), now).loss
+        for c, s in ((0.5, 2), (1, 0), (0, 1))
+    )
+    torch.testing.assert_close(both, 0.5 * car + 2 * sar)
+
+
+def test_layers():
+    layers = [m.layer for m in denoiser_maps().layers]
+    assert AttentionRefocusing().select_layers(layers) == layers[2:]
+    assert AttentionRefocusing(sar=0).select_layers(layers) == [layers[2]]
+    with pytest.raises(ValueError, match=r"no self-attention layer has maps of 8x8; set sar=0"):
+        AttentionRefocusing().select_layers([layer for layer in layers if layer.is_cross])
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"release": "v3"}, "release must be one of 'v1', 'v2', not 'v3'"),
+        ({"car": 0, "sar": 0}, "both 0"),
+        ({"sar": -1}, "sar must be finite and at least 0"),
+    ],
+)
+def test_bad_settings(settings_, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionRefocusing(**settings_)
+
+
+def test_words_of_one_entity_do_not_repel_each_other():
+    """Both words have the same box, so nothing of it is outside of either (section 10, Q4)."""
+    maps, method = captured(AttentionRefocusing(sar=0), denoiser_maps()), AttentionRefocusing(sar=0)
+    prepared = smooth(token_means(resoftmax(maps.mean_cross((8, 8)), -1), [[0], [1]]))
+    objects = torch.tensor([0, 1])
+    terms = car_terms(prepared, objects, method.cells([LEFT, LEFT], (8, 8)), objects, early=True)
+    assert terms.outside == 0
+    torch.testing.assert_close(terms.total, method.evaluate(maps, placed(([1, 2], [LEFT]))).loss)
+
+
+def test_entity_without_box_takes_no_part():
+    maps = denoiser_maps()
+    alone = AttentionRefocusing().evaluate(captured(AttentionRefocusing(), maps), placed(([1, 2], [LEFT]))).loss
+    beside = placed(([1, 2], [LEFT]), ([4], []))
+    assert AttentionRefocusing().evaluate(captured(AttentionRefocusing(), maps), beside).loss == alone
+
+
+def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
+    maps, now = denoiser_maps(), placed(([1], [(0.51, 0.51, 0.52, 0.52)]), ([4], [RIGHT]))
+    default, gradients = loss_and_gradients(AttentionRefocusing(), maps, now)
+    assert default.loss.isfinite() and all(g.isfinite().all() for g in gradients)
+    reference = AttentionRefocusing(variant="reference")
+    assert reference.evaluate(captured(reference, maps), now).loss.isnan()
+    car_only = AttentionRefocusing(variant="reference", sar=0)
+    filled = placed(([4], [RIGHT]))
+    inside = car_only.evaluate(captured(car_only, maps), now).monitor
+    assert inside == car_only.evaluate(captured(car_only, maps), filled).monitor
+
+
+def test_mask_acts_as_the_box_it_fills():
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[16:48, 8:32] = True
+    method, maps = AttentionRefocusing(), denoiser_maps()
+    by_mask, by_box = (
+        method.evaluate(captured(method, maps), placed(([1], [region]), ([4], [RIGHT]))).loss
+        for region in (mask, (0.125, 0.25, 0.5, 0.75))
+    )
+    assert by_mask == by_box
+
+
+def test_pieces_of_a_word_are_averaged_or_separate_objects():
+    maps, now = denoiser_maps(), placed(([[1, 2]], [LEFT]))
+    default, reference = AttentionRefocusing(sar=0), AttentionRefocusing(sar=0, variant="reference")
+    words = resoftmax(captured(default, maps).mean_cross((8, 8)), -1)
+    for method, groups in ((default, [[0, 1]]), (reference, [[0], [1]])):
+        prepared = smooth(token_means(words, groups))
+        cells = method.cells([LEFT], (8, 8))
+        owners = torch.zeros(len(groups), dtype=torch.long)
+        terms = car_terms(prepared, owners, cells, torch.tensor([0]), True)
+        torch.testing.assert_close(method.evaluate(captured(method, maps), now).loss, terms.total)
+
+
+def test_end_of_text_and_padding_stay_out_for_2x_text_encoders():
+    maps, method = denoiser_maps(tokens=16), AttentionRefocusing(sar=0)
+    plain, dropped = (
+        method.evaluate(captured(method, maps), placed(([1], [LEFT]), drop_padding=drop)).loss
+        for drop in (False, True)
+    )
+    assert plain != dropped
+
+
+@pytest.mark.parametrize("variant", ["default", "reference"])
+def test_nan_in_maps_does_not_raise(variant):
+    maps, method = denoiser_maps(), AttentionRefocusing(variant=variant)
+    with torch.no_grad():
+        for m in maps.layers:
+            m.probabilities[:, 3] = torch.nan
+    assert method.evaluate(captured(method, maps), two_things()).loss.isnan()
+
+
+layouts = st.lists(st.lists(boxes, min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(layouts, st.integers(0, 1000), st.sampled_from(["v1", "v2"]), st.integers(0, 49), st.data())
+def test_bounds_gradients_and_order(regions, seed, release, index, data):
+    maps, method = denoiser_maps(seed), AttentionRefocusing(release=release)
+    entities = [([2 * i + 1, 2 * i + 2], own) for i, own in enumerate(regions)]
+    result, gradients = loss_and_gradients(method, maps, placed(*entities, index=index))
+    assert all(g.isfinite().all() for g in gradients)
+    count = sum(map(len, regions))
+    most = 6 * count + 4 * count * len(regions) + count / 2 + count
+    assert 0 <= result.loss <= most and 0 <= result.monitor <= 1 + 1e-5
+    shuffled = [(words, data.draw(st.permutations(own))) for words, own in data.draw(st.permutations(entities))]
+    again = method.evaluate(captured(method, maps), placed(*shuffled, index=index))
+    torch.testing.assert_close(again.loss, result.loss)
+
+
+@settings(max_examples=30, deadline=None)
+@given(attentions, boxes)
+def test_one_object_has_no_outside_term(attention, box):
+    size = tuple(attention.shape[:2])
+    maps = smooth(token_means(resoftmax(attention, -1), [[0]]))
+    owner = torch.tensor([0])
+    terms = car_terms(maps, owner, cell_masks([box], size), owner, early=True)
+    assert terms.outside == 0 and terms.max_outside == 0
+    assert 0 <= terms.inside <= 6 and 0 <= terms.background <= 0.5 * (1 + 1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.lists(boxes, min_size=1, max_size=4))
+def test_leak_is_the_attention_that_leaves_a_box(seed, regions):
+    attention = denoiser_maps(seed).self_attention((8, 8))[0].probabilities.detach()
+    cells = cell_masks(regions, (8, 8)).flatten(1)
+    leaks = [sar_loss(attention, cell[None], 1) for cell in cells]
+    for cell, leak in zip(cells, leaks, strict=True):
+        torch.testing.assert_close(leak, 1 - attention[:, cell][:, :, cell].sum(-1).mean())
+    torch.testing.assert_close(sar_loss(attention, cells, 2), sum(leaks) / 2)
+
+
+def test_grounding_term_leaves_an_objects_own_token_out():
+    attention = torch.zeros(1, 19, 19)
+    attention[:, :, 16] = 0.9
+    attention[:, :, 17] = 0.3
+    cells = cell_masks([LEFT, RIGHT], (4, 4)).flatten(1)
+    owners = torch.tensor([0, 1])
+    torch.testing.assert_close(grounding_loss(attention, cells, owners, early=True), torch.tensor((0.3 + 0.9) / 2))
+    assert grounding_loss(attention, cells, owners, early=False) == 0

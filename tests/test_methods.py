@@ -1,0 +1,169 @@
+"""Every registered method on every kind of UNet: what must hold whatever the loss is."""
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+
+from attncontrol import AttentionControlPipeline, create_method, method_classes
+from attncontrol.losses.base import Method
+from tests import tiny
+
+METHODS = list(method_classes())
+FAMILIES = {
+    "1.x": {},
+    "2.x": {"text_encoder": {"hidden_act": "gelu"}, "unet": {"use_linear_projection": True}},
+    "text at one size only": {
+        "unet": {
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "mid_block_type": "UNetMidBlock2D",
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        }
+    },
+}
+PROMPT = "a red cat and a blue frog"
+LAYOUT = {"red cat": [0.0, 0.1, 0.5, 0.9], "blue frog": [0.5, 0.1, 1.0, 0.9]}
+QUICK = {"max_refinement_steps": 2, "refinement_steps": 2}
+STEPS = 3
+
+
+def quick(name: str, **settings) -> Method:
+    """A method with strong steps and little refinement."""
+    known = {f.name for f in dataclasses.fields(method_classes()[name])}
+    few = {key: value for key, value in QUICK.items() if key in known}
+    return create_method(name, **{"step_size": 200.0, "stop": 1.0, **few, **settings})
+
+
+def layout_for(name: str, layout=LAYOUT):
+    return layout if method_classes()[name].needs_layout else None
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    options = FAMILIES[request.param]
+    parts = {"text_encoder": tiny.text_encoder(**options.get("text_encoder", {}))}
+    pipe = AttentionControlPipeline.from_pipe(
+        tiny.stable_diffusion(unet=tiny.unet(**options.get("unet", {})), **parts)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def first_family():
+    pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def run(pipe, prompt=PROMPT, seed=0, **arguments):
+    many = isinstance(prompt, list)
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompt) if many else 1)]
+    defaults = {"num_inference_steps": STEPS, "height": 32, "width": 32, "output_type": "latent"}
+    return pipe(prompt, generator=generators, **{**defaults, **arguments})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_control_changes_the_image_and_leaves_the_pipeline_alone(family, name):
+    processors = dict(family.unet.attn_processors)
+    plain = run(family).images
+    guided = run(family, control=quick(name), layout=layout_for(name))
+    assert torch.isfinite(guided.images).all()
+    assert not torch.equal(guided.images, plain)
+    assert guided.control.images[0].steps[0].losses.keys() == {name}
+    assert all(family.unet.attn_processors[key] is processor for key, processor in processors.items())
+    assert torch.equal(run(family).images, plain)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weight_zero_is_the_plain_pipeline(first_family, name):
+    control = 0 * quick(name)
+    assert torch.equal(run(first_family, control=control, layout=layout_for(name)).images, run(first_family).images)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_image_does_not_depend_on_the_others_of_its_batch(first_family, name):
+    prompts = [PROMPT, "a big dog with a red bow"]
+    layouts = [layout_for(name), layout_for(name, {"dog": [0, 0, 0.5, 1], "bow": [0.5, 0.5, 1, 1]})]
+    layouts = layouts if layouts[0] else None
+    arguments = {"control": quick(name), "num_inference_steps": 2}
+    together = run(first_family, prompts, layout=layouts, **arguments).images
+    for i, prompt in enumerate(prompts):
+        alone = run(first_family, prompt, seed=i, layout=layouts and layouts[i], **arguments).images
+        torch.testing.assert_close(together[i], alone[0], rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights(name, dtype):
+    pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion())
+    pipe.to(dtype=dtype)
+    arguments = {"control": quick(name), "layout": layout_for(name), "num_inference_steps": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # no update may be skipped
+        output = run(pipe, **arguments)
+    assert output.images.dtype == dtype
+    assert any(step.moved for step in output.control.images[0].steps)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_non_square_images(first_family, name):
+    output = run(first_family, control=quick(name), layout=layout_for(name), width=64, num_inference_steps=2)
+    assert output.images.shape[-2:] == (16, 32)
+    assert any(step.moved for step in output.control.images[0].steps)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_loss_is_the_same_with_ddim_and_euler(name):
+    """At equal model input; the latents of Euler schedulers are larger by its input scale."""
+    losses = []
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    for cls in (DDIMScheduler, EulerDiscreteScheduler):
+        scheduler = tiny.scheduler(cls, timestep_spacing="leading", steps_offset=1)
+        pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion(scheduler=scheduler))
+        scheduler.set_timesteps(2)
+        scale = scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0]) * scheduler.init_noise_sigma
+        output = run(pipe, control=quick(name), layout=layout_for(name), latents=noise / scale, num_inference_steps=2)
+        losses.append(output.control.images[0].steps[0].losses[name])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-4)
+
+
+ODD_PROMPTS = {
+    "no noun": ", . ,",
+    "one noun": "a cat",
+    "the same noun twice": "a cat and a cat",
+    "nothing but the entity": "red cat",
+    "accents": "a café and a naïve cat",
+    "emoji": "a 🐱 and a cat",
+    "only punctuation": "!?...",
+    "modifier without noun": "red and",
+    "200 words": "a red cat and a blue frog " * 29,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ODD_PROMPTS)
+def test_odd_prompts_are_sampled_or_refused_with_a_reason(first_family, name, kind):
+    """A ValueError of ours or finite latents; never an exception from inside."""
+    layout = layout_for(name, {"cat": [0.0, 0.0, 0.5, 1.0]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            output = run(first_family, ODD_PROMPTS[kind], control=quick(name), layout=layout, num_inference_steps=1)
+        except ValueError as error:
+            assert layout is not None or kind == "the same noun twice", f"refused without need: {error}"
+            return
+    assert torch.isfinite(output.images).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_subjects_may_share_tokens_or_say_why_not(first_family, name):
+    layout = layout_for(name, "auto")
+    try:
+        output = run(first_family, subjects=["red cat", ["red", "frog"]], control=quick(name), layout=layout)
+    except ValueError as error:
+        assert "token" in str(error) or "modif" in str(error)
+        return
+    assert torch.isfinite(output.images).all()
