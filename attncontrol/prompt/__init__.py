@@ -1,0 +1,70 @@
+"""From a prompt to what the methods read: its entities, their modifiers and the tokens these own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from attncontrol.prompt.align import align
+from attncontrol.prompt.entities import NON_VISUAL_NOUNS, extract_entities
+from attncontrol.prompt.parser import analyse, load_prompt_parser
+from attncontrol.prompt.reference import reference_structure
+from attncontrol.prompt.structure import Entity, PromptStructure, Word
+from attncontrol.prompt.subjects import resolve_subjects
+
+__all__ = [
+    "NON_VISUAL_NOUNS",
+    "Entity",
+    "PromptStructure",
+    "Word",
+    "align",
+    "load_prompt_parser",
+    "parse_prompt",
+    "reference_structure",
+    "resolve_subjects",
+    "structure_of",
+]
+
+
+def parse_prompt(prompt: str, parser: Any = None, ignore_nouns: Iterable[str] = ()) -> PromptStructure:
+    """Entities and modifiers of a prompt, not yet aligned to tokens (see `extract_entities` for what counts).
+
+    parser: None for the best installed one, "embedded", a spaCy pipeline or its name, or a Doc of this prompt (see
+    `analyse`); `backend` of the result names it. `ignore_nouns` are nouns that name nothing to be seen, such as
+    `NON_VISUAL_NOUNS`.
+    """
+    parse, backend = analyse(prompt, parser)
+    return PromptStructure(prompt, extract_entities(parse, ignore_nouns), backend)
+
+
+def structure_of(
+    prompt: str | None,
+    tokenizer: Any,
+    subjects: Sequence[Any] | PromptStructure | None = None,
+    parser: Any = None,
+) -> PromptStructure:
+    """Entities and modifiers of a prompt with their token indices.
+
+    With `subjects` exactly these (see `resolve_subjects`; a finished structure of this prompt is taken as it is),
+    else all that the parser finds. Parsed words that the text encoder cuts off are left out, with a warning that
+    names them; subjects there raise ValueError, as does a prompt given as embeddings (None) without subjects.
+    """
+    if isinstance(subjects, PromptStructure):
+        if subjects.prompt != prompt:
+            raise ValueError(f"the given structure is of {subjects.prompt!r}, not of the prompt {prompt!r}")
+        return subjects
+    if subjects is not None:
+        return resolve_subjects(subjects, prompt, tokenizer, lambda text: parse_prompt(text, parser))
+    if prompt is None:
+        raise ValueError(
+            "the prompt is given as embeddings, which cannot be parsed: give subjects as token indices "
+            "(start of text = 0), for instance subjects=[2, 5]"
+        )
+    structure = align(parse_prompt(prompt, parser), tokenizer)
+    entities = tuple(
+        Entity(entity.word, tuple(word for word in entity.modifiers if word.token_indices))
+        for entity in structure.entities
+        if entity.word.token_indices
+    )
+    return dataclasses.replace(structure, entities=entities)

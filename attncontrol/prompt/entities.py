@@ -1,0 +1,119 @@
+"""Entities and their modifiers from a dependency parse: the same rules for every pipeline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from attncontrol.prompt.dependencies import DependencyParse
+from attncontrol.prompt.structure import Entity, Word
+
+NOUNS = ("NOUN", "PROPN")
+NEVER_MODIFIERS = ("PUNCT", "NUM", "DET", "PRON", "ADP")
+MODIFIERS = ("amod", "nmod", "compound", "npadvmod")
+BE = frozenset({"be", "is", "are", "was", "were", "am", "been", "being", "'s", "'re", "’s", "’re"})
+# Words that a tagger may call a noun but that name no thing.
+PRONOUNS = frozenset(
+    {"something", "someone", "somebody", "anything", "anyone", "anybody", "nothing", "everything", "everyone", "it"}
+    | {"everybody", "one", "ones", "he", "she", "they", "them", "him", "her", "itself", "himself", "herself", "none"}
+    | {"themselves", "there", "this", "that", "these", "those", "which", "who", "each", "other", "others", "another"}
+    | {"both", "all", "some", "several"}
+)
+# Words that a parser may call a modifier but that say how many or which one.
+QUANTITIES = frozenset(
+    {"several", "many", "few", "fewer", "various", "multiple", "numerous", "much", "more", "most", "some", "other"}
+    | {"another", "such", "same", "own", "first", "second", "third", "last", "next", "dozen", "one"}
+)
+COMPLEX_PREPOSITION = re.compile(
+    r"\b(?:in\s+front|in\s+back|on\s+top|(?:in|at|on|to|by|from)\s+the\s+(?:(?:left|right|other|very|far)\s+)*"
+    r"(?:front|back|top|bottom|middle|center|centre|left|right|side|edge))\s+of\b"
+    r"|\b(?:on|to)\s+the\s+(?:left|right)(?:\s+side)?\b(?!\s+\w+ing\b)",
+    re.IGNORECASE,
+)
+NON_VISUAL_NOUNS = frozenset(
+    {"photo", "photograph", "image", "picture", "painting", "drawing", "illustration", "view", "background", "scene"}
+)
+
+
+def extract_entities(parse: DependencyParse, ignore_nouns: Iterable[str] = ()) -> tuple[Entity, ...]:
+    """Every noun that modifies no other noun, in text order, with what modifies it, in text order.
+
+    Modifiers are adjectives, participles and nouns before the noun with their adverbs and coordinated partners, and
+    predicate adjectives ("the apple is red", "the apple that is red"). Determiners, numerals, quantity words,
+    possessors, prepositional phrases and clauses with a full verb are not. Nouns of complex prepositions ("in front
+    of") and pronouns are no entities. Entities whose noun is among `ignore_nouns` (lower case) are left out.
+    """
+    parse = parse.join_hyphens()
+    words = [word.lower() for word in parse.words]
+    prepositions = [match.span() for match in COMPLEX_PREPOSITION.finditer(parse.prompt)]
+    predicates = _predicates(parse)
+    left_out = PRONOUNS.union(ignore_nouns)
+    entities = []
+    for noun, (start, end) in enumerate(parse.spans):
+        if not _is_noun(parse, noun) or _modifies(parse, noun) or words[noun] in left_out:
+            continue
+        if any(s <= start and end <= e for s, e in prepositions) or not any(map(str.isalpha, words[noun])):
+            continue
+        found = _modifiers(parse, [noun, *predicates.get(noun, ())]) | set(predicates.get(noun, ()))
+        kept = sorted(m for m in found - {noun} if words[m] not in QUANTITIES)
+        entities.append(Entity(_word(parse, noun), tuple(_word(parse, m) for m in kept)))
+    return tuple(entities)
+
+
+def _word(parse: DependencyParse, index: int) -> Word:
+    start, end = parse.spans[index]
+    return Word(parse.prompt[start:end], (start, end))
+
+
+def _is_noun(parse: DependencyParse, word: int) -> bool:
+    """Whether tagger and parser agree on a noun: clauses and what has a subject are verbs."""
+    if parse.pos[word] not in NOUNS or parse.labels[word] in ("acl", "relcl", "advcl", "aux", "auxpass"):
+        return False
+    return not any(parse.labels[c] in ("nsubj", "nsubjpass", "aux") for c in parse.children[word])
+
+
+def _modifies(parse: DependencyParse, noun: int) -> bool:
+    """Whether a noun is part of another's description, itself or as partner of one ("wood and metal desk")."""
+    while parse.labels[noun] == "conj" and parse.heads[noun] < noun:
+        noun = parse.heads[noun]
+    return parse.labels[noun] in (*MODIFIERS, "advmod")
+
+
+def _modifiers(parse: DependencyParse, heads: list[int]) -> set[int]:
+    """Everything below the first of `heads`, a noun, and the others, adjectives, that belongs to the description."""
+    found: set[int] = set()
+    todo = list(heads)
+    while todo:
+        head = todo.pop()
+        labels = MODIFIERS if head == heads[0] else (*MODIFIERS, "advmod", "conj")
+        for child in parse.children[head]:
+            disagree = parse.labels[child] == "compound" and parse.pos[child] == "VERB"
+            if parse.labels[child] in labels and not disagree and parse.pos[child] not in NEVER_MODIFIERS:
+                found.add(child)
+                todo.append(child)
+    return found
+
+
+def _predicates(parse: DependencyParse) -> dict[int, list[int]]:
+    """Predicate adjectives by the noun they are said of."""
+    found: dict[int, list[int]] = {}
+    for verb, word in enumerate(parse.words):
+        adjectives = [c for c in parse.children[verb] if parse.labels[c] == "acomp" and parse.pos[c] != "ADV"]
+        if word.lower() in BE and adjectives:
+            for noun in _subjects(parse, verb):
+                found.setdefault(noun, []).extend(adjectives)
+    return found
+
+
+def _subjects(parse: DependencyParse, verb: int) -> list[int]:
+    """The nouns a copula speaks of: its subjects and their partners, or the noun its relative clause belongs to."""
+    subjects = [c for c in parse.children[verb] if parse.labels[c] == "nsubj"]
+    while not subjects and parse.labels[verb] == "conj" and parse.heads[verb] < verb:
+        verb = parse.heads[verb]
+        subjects = [c for c in parse.children[verb] if parse.labels[c] == "nsubj"]
+    nouns = [s for s in subjects if parse.pos[s] in NOUNS]
+    if not nouns and parse.labels[verb] == "relcl":
+        return [parse.heads[verb]]
+    for noun in nouns:
+        nouns += [c for c in parse.children[noun] if parse.labels[c] == "conj"]
+    return nouns
