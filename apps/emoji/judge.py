@@ -1,0 +1,107 @@
+"""Generate pictures for prompts and let the oracle judge them. Used by the gate, tuning and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from attncontrol.evaluation.oracle import Verdict, detect, verdict
+
+from .prompts import Prompt
+
+STEPS = 30
+GUIDANCE = 3.0
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One generated picture and its verdict.
+
+    `peaks`: each expected word's highest attention (raw probability) in the first quarter of sampling, if recorded.
+    """
+
+    prompt: str
+    seed: int
+    verdict: Verdict
+    image: Image.Image
+    peaks: tuple[float, ...] = ()
+
+
+def generate(
+    pipe: Any,
+    prompts: list[Prompt],
+    first_seed: int,
+    *,
+    alter: Callable[[torch.Tensor, list[str]], torch.Tensor] | None = None,
+    record: bool = False,
+    **call: Any,
+) -> list[Outcome]:
+    """One picture per prompt, seeds from first_seed on; `alter` may change the text states (N, 77, width).
+
+    `record` reads the attention of the things' names; `call` goes to the pipeline (control, guidance_scale, ...).
+    """
+    outcomes = []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        seeds = range(first_seed + start, first_seed + start + len(part))
+        texts = [text for text, _ in part]
+        given: dict[str, Any] = {"prompt": texts, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE} | call
+        if alter is not None:
+            states, empty = pipe.encode_prompt(texts, "cpu", 1, True)
+            given |= {"prompt": None, "prompt_embeds": alter(states, texts), "negative_prompt_embeds": empty}
+        if record:
+            given |= {"record_maps": True, "subjects": [[thing.name for thing in things] for _, things in part]}
+        result = pipe(**given, generator=[torch.Generator().manual_seed(seed) for seed in seeds])
+        peaks = _peaks(result.control.images) if record else [()] * len(part)
+        found = detect(result.images)
+        for (text, things), seed, image, seen, peak in zip(part, seeds, result.images, found, peaks, strict=True):
+            expected = [(thing.name, thing.colour) for thing in things]
+            outcomes.append(Outcome(text, seed, verdict(expected, seen), image, peak))
+    return outcomes
+
+
+def _peaks(records: list[Any]) -> list[tuple[float, ...]]:
+    return [tuple(record.maps[: max(1, STEPS // 4)].amax((0, 2, 3)).tolist()) for record in records]
+
+
+def rates(outcomes: list[Outcome]) -> dict[str, float]:
+    """Shares: all objects present, all present in their colours, of single objects present."""
+    single = [value for outcome in outcomes for value in outcome.verdict.present]
+    return {
+        "present": round(float(np.mean([o.verdict.all_present for o in outcomes])), 4),
+        "right": round(float(np.mean([o.verdict.all_right for o in outcomes])), 4),
+        "each object": round(float(np.mean(single)), 4),
+        "n": len(outcomes),
+    }
+
+
+def save(outcomes: list[Outcome], folder: Path) -> None:
+    """Write pictures.png (16 to a row, without gaps) and labels.json with the oracle's view, for labelling by eye."""
+    folder.mkdir(parents=True, exist_ok=True)
+    side = outcomes[0].image.width
+    page = Image.new("RGB", (16 * side, -(-len(outcomes) // 16) * side))
+    for index, outcome in enumerate(outcomes):
+        page.paste(outcome.image, (side * (index % 16), side * (index // 16)))
+    page.save(folder / "pictures.png", optimize=True)
+    labels = [{"prompt": o.prompt, "seed": o.seed, "present": list(o.verdict.present)} for o in outcomes]
+    lines = ",\n".join(json.dumps(label) for label in labels)
+    (folder / "labels.json").write_text(f"[\n{lines}\n]\n")
+
+
+def sheet(images: list[Image.Image], columns: int, enlarge: int = 1) -> Image.Image:
+    """A contact sheet with white gaps."""
+    side = images[0].width * enlarge
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * (side + 2), rows * (side + 2)), "white")
+    for index, image in enumerate(images):
+        place = ((index % columns) * (side + 2), (index // columns) * (side + 2))
+        page.paste(image.resize((side, side), Image.Resampling.LANCZOS), place)
+    return page

@@ -1,0 +1,164 @@
+"""Train the bundled model, a stage at a time or all in turn. Every stage that trains goes on from its last state.
+
+python -m apps.emoji.train data --workdir WORK       # render the two data sets (2 minutes)
+python -m apps.emoji.train text --workdir WORK       # tokenizer and CLIP
+python -m apps.emoji.train oracle --workdir WORK     # the detector; writes the weights in the package
+python -m apps.emoji.train vae --workdir WORK        # decoder and encoder
+python -m apps.emoji.train unet --workdir WORK --seconds 36000   # stable phase, as long and as often as wanted
+python -m apps.emoji.train decay --workdir WORK --seconds 3600   # from there to learning rate zero
+python -m apps.emoji.train export --workdir WORK --state unet_decayed.pt   # into the package
+python -m apps.emoji.train restore --workdir WORK    # begin a work folder from the shipped weights
+python -m apps.emoji.train all --workdir WORK --seconds 36000
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPTokenizer
+
+from attncontrol.evaluation import oracle
+from attncontrol.models import resolve
+
+from . import dataset, export, latents, oracle_training, text, unet, vae
+from .captions import Noise
+from .vocabulary import COLOURS, NAMES
+
+
+def contents_of(placed: list[list]) -> torch.Tensor:
+    """(N, 35) float32: 1 where the picture shows the name or colour."""
+    words = {word: index for index, word in enumerate((*NAMES, *COLOURS))}
+    contents = torch.zeros(len(placed), len(words))
+    for row, things in enumerate(placed):
+        for item in things:
+            contents[row, words[item.thing.name]] = 1
+            if item.thing.colour:
+                contents[row, words[item.thing.colour]] = 1
+    return contents
+
+
+def stage_data(args: argparse.Namespace) -> None:
+    dataset.build(args.workdir / "data" / "clean", 24_000, dataset.CLEAN, 1)
+    dataset.build(args.workdir / "data" / "noisy", 72_000, Noise(), 2)
+
+
+def stage_text(args: argparse.Namespace) -> None:
+    images, captions, placed = dataset.load(args.workdir / "data" / "clean")
+    tokenizer = text.build_tokenizer()
+    torch.manual_seed(0)
+    model = text.build_clip(tokenizer)
+    text.train(
+        model,
+        tokenizer,
+        images,
+        captions,
+        contents_of(placed),
+        args.seconds,
+        report=reporter(args.workdir / "text.log"),
+    )
+    model.save_pretrained(args.workdir / "clip")
+    tokenizer.save_pretrained(args.workdir / "clip")
+
+
+def load_latents(workdir: Path) -> tuple[torch.Tensor, list[str]]:
+    """Latents (float16) and captions of the noisy data set; computed once."""
+    images, captions, _ = dataset.load(workdir / "data" / "noisy")
+    path, space_path = workdir / "latents.pt", workdir / export.LATENT_SPACE
+    if not path.exists():
+        space = load_file(space_path) if space_path.exists() else latents.fit(images[:8000])
+        encoded = [latents.encode(images[i : i + 4000], space).half() for i in range(0, len(images), 4000)]
+        save_file(space, space_path)
+        torch.save(torch.cat(encoded), path)
+    return torch.load(path, weights_only=True), captions
+
+
+def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
+    """Stable phase."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = CLIPModel.from_pretrained(args.workdir / "clip").text_model.to(device)
+    tokenizer = CLIPTokenizer.from_pretrained(args.workdir / "clip")
+    trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths))
+    if (args.workdir / "unet.pt").exists():
+        trainer.load(args.workdir / "unet.pt")
+    unet.run(trainer, *load_latents(args.workdir), args.workdir, args.seconds, decay)
+
+
+def reporter(path: Path):
+    """A function that appends a time-stamped line to a log."""
+
+    def report(line: str) -> None:
+        with open(path, "a") as file:
+            print(time.strftime("%H:%M:%S"), line, file=file)
+
+    return report
+
+
+def stage_vae(args: argparse.Namespace) -> None:
+    load_latents(args.workdir)
+    images = dataset.load(args.workdir / "data" / "noisy")[0]
+    space = load_file(args.workdir / export.LATENT_SPACE)
+    vae.train(images, space, args.workdir / "vae.pt", args.seconds, True, reporter(args.workdir / "vae.log"))
+
+
+def stage_oracle(args: argparse.Namespace) -> None:
+    noisy, clean = (dataset.load(args.workdir / "data" / name) for name in ("noisy", "clean"))
+    images = np.concatenate([noisy[0], clean[0]])
+    log = reporter(args.workdir / "oracle.log")
+    oracle_training.train(images, noisy[2] + clean[2], args.workdir / "oracle.pt", args.seconds, oracle.WEIGHTS, log)
+
+
+def stage_export(args: argparse.Namespace) -> None:
+    export.export(args.workdir, args.workdir / args.state, tuple(args.widths), args.output)
+
+
+def stage_restore(args: argparse.Namespace) -> None:
+    export.restore(Path(resolve("emoji")), args.workdir)
+
+
+def stage_decay(args: argparse.Namespace) -> None:
+    """Bring the learning rate of the last stable state down to zero: the state to ship."""
+    stage_unet(args, decay=True)
+
+
+def stage_all(args: argparse.Namespace) -> None:
+    """Everything from nothing to a checkpoint, each stage for its usual time."""
+    seconds = {"text": 240, "oracle": 1200, "vae": 1200, "unet": args.seconds, "decay": args.seconds / 3}
+    for name in ("data", "text", "oracle", "vae", "unet", "decay"):
+        args.seconds = seconds.get(name, 0)
+        STAGES[name](args)
+    args.state = "unet_decayed.pt"
+    stage_export(args)
+
+
+STAGES = {
+    "data": stage_data,
+    "text": stage_text,
+    "oracle": stage_oracle,
+    "vae": stage_vae,
+    "unet": stage_unet,
+    "decay": stage_decay,
+    "export": stage_export,
+    "restore": stage_restore,
+    "all": stage_all,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=[*STAGES])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=1800, help="time to spend on this stage (all: on the UNet)")
+    parser.add_argument("--widths", type=int, nargs=2, default=(48, 128), help="channels of the UNet's two levels")
+    parser.add_argument("--state", default="unet.pt", help="export: training state in the work folder")
+    parser.add_argument("--output", type=Path, default=Path(resolve("emoji")), help="export: folder to write")
+    args = parser.parse_args()
+    STAGES[args.stage](args)
+
+
+if __name__ == "__main__":
+    main()

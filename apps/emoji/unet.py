@@ -1,0 +1,196 @@
+"""The denoiser and its training loop: v-prediction, slot dropout, EMA, warmup-stable-decay, resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import text
+from .latents import LATENT_SIZE
+from .vocabulary import COLOURS, NAMES
+
+BATCH = 16
+LEARNING_RATE = 1e-3
+WARMUP = 200  # steps
+EMPTY = 0.10  # share of captions replaced by the empty one, for classifier-free guidance
+EMPTY_END = 0.50  # share in which end of text carries nothing; in the others it carries another caption's content
+DROP_FUNCTION = 0.50  # share in which the slots of articles, joins and prefixes carry nothing
+
+
+def build_unet(widths: tuple[int, ...] = (48, 128)) -> UNet2DConditionModel:
+    """Text enters at 16x16 only, once on the way down and twice on the way up."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=widths,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=text.WIDTH,
+        attention_head_dim=4,  # the number of heads, in this class
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+class Conditioner:
+    """Captions to text states, with the slot dropout that puts the meaning into the words."""
+
+    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+        self.encoder, self.tokenizer = encoder.eval().requires_grad_(False), tokenizer
+        words = tokenizer([*NAMES, *COLOURS]).input_ids
+        self.content = torch.zeros(len(tokenizer), dtype=torch.bool)
+        self.content[[ids[1] for ids in words]] = True
+        self.empty = self.encode([""])[0][0]
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden states (N, 77, width) and token ids (N, 77)."""
+        ids = text.tokenize(self.tokenizer, captions)
+        return self.encoder(ids.to(self.encoder.device)).last_hidden_state, ids
+
+    def __call__(self, captions: list[str], generator: torch.Generator) -> torch.Tensor:
+        states, ids = self.encode(captions)
+        chance = torch.rand(3, len(captions), 1, generator=generator)
+        end = ids == self.tokenizer.eos_token_id
+        padding = ids == self.tokenizer.pad_token_id
+        neutral = (chance[0] < EMPTY) | padding | (end & (chance[1] < EMPTY_END))
+        neutral |= ~end & ~self.content[ids] & (chance[2] < DROP_FUNCTION)
+        states[end] = states[end].roll(1, 0)  # no caption keeps its own end, so that nothing can be read from it
+        return torch.where(neutral[..., None].to(states.device), self.empty, states)
+
+
+def learning_rate(step: int, decayed: float = 0.0) -> float:
+    """Linear warm-up, then constant; `decayed` is the share of the final, linear decay to zero that has passed."""
+    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * max(0.0, 1 - decayed)
+
+
+class Trainer:
+    """State of a run: model, EMA, optimizer, step and random generator, saved and restored as one file."""
+
+    def __init__(self, conditioner: Conditioner, device: str, widths: tuple[int, ...]) -> None:
+        torch.manual_seed(0)
+        self.device, self.conditioner = device, conditioner
+        self.unet = build_unet(widths).to(device)
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), LEARNING_RATE, (0.9, 0.995), weight_decay=0.01)
+        self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        self.ema.to(device)
+        self.scheduler = build_scheduler()
+        self.generator = torch.Generator().manual_seed(0)
+        self.step = 0
+
+    def loss(self, latents: torch.Tensor, captions: list[str], generator: torch.Generator) -> torch.Tensor:
+        """Mean squared error of the predicted velocity."""
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        timesteps = torch.randint(1000, (len(latents),), generator=generator).to(self.device)
+        states = self.conditioner(captions, generator).to(self.device)
+        latents = latents.to(self.device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        target = self.scheduler.get_velocity(latents, noise, timesteps)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            predicted = self.unet(noisy, timesteps, states).sample
+        return F.mse_loss(predicted.float(), target)
+
+    def update(self, latents: torch.Tensor, captions: list[str], decayed: float = 0.0) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, decayed)
+        loss = self.loss(latents, captions, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        self.ema.step(self.unet.parameters())
+        self.step += 1
+        return float(loss.detach())
+
+    def save(self, path: Path) -> None:
+        state = {
+            "unet": self.unet.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+        }
+        torch.save(state, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.unet.load_state_dict(state["unet"])
+        if "ema" not in state:  # weights alone, from a shipped checkpoint
+            self.ema.shadow_params = [p.detach().clone() for p in self.unet.parameters()]
+            return
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step = state["step"]
+
+    @torch.no_grad()
+    def validation_loss(self, latents: torch.Tensor, captions: list[str]) -> float:
+        """Loss of the EMA weights on fixed pictures, noise and timesteps."""
+        self.ema.store(self.unet.parameters())
+        self.ema.copy_to(self.unet.parameters())
+        generator = torch.Generator().manual_seed(5)
+        parts = [self.loss(latents[i : i + 64], captions[i : i + 64], generator) for i in range(0, len(latents), 64)]
+        self.ema.restore(self.unet.parameters())
+        return float(sum(parts) / len(parts))
+
+
+def run(
+    trainer: Trainer,
+    latents: torch.Tensor,
+    captions: list[str],
+    workdir: Path,
+    seconds: float,
+    decay: bool = False,
+    save_every: float = 240,
+) -> None:
+    """Train for a time; with `decay` the learning rate falls to zero over it.
+
+    The stable phase keeps `unet.pt`; a decay starts from it and writes `unet_decayed.pt`, so that training can go on
+    from the stable state.
+    """
+    held = 512
+    started = time.time()
+    target = workdir / ("unet_decayed.pt" if decay else "unet.pt")
+    rng = np.random.default_rng(trainer.step)
+    losses, saved, began, seen = [], time.time(), time.time(), 0
+    with open(workdir / "unet_curve.jsonl", "a") as curve:
+        while (passed := (time.time() - started) / seconds) < 1:
+            rows = rng.integers(held, len(latents), BATCH)
+            batch = latents[torch.from_numpy(rows)].float()
+            losses.append(trainer.update(batch, [captions[row] for row in rows], passed if decay else 0.0))
+            seen += BATCH
+            if trainer.step % 100 == 0:
+                record = {"step": trainer.step, "loss": round(float(np.mean(losses)), 5), "time": time.time()}
+                record["rate"] = round(seen / (time.time() - began), 1)
+                if trainer.step % 800 == 0:
+                    record["validation"] = round(trainer.validation_loss(latents[:held].float(), captions[:held]), 5)
+                print(json.dumps(record), file=curve, flush=True)
+                losses, began, seen = [], time.time(), 0
+            if time.time() - saved > save_every:
+                trainer.save(target)
+                saved = time.time()
+    trainer.save(target)
