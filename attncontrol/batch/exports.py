@@ -1,0 +1,103 @@
+"""What is made out of a finished folder: contact sheets, and the folder layouts that benchmarks read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from attncontrol.batch.folder import OutputFolder
+from attncontrol.files import atomic_file, write_text
+from attncontrol.imagefile import Recipe, save_image
+from attncontrol.visualize import labelled_grid
+
+SHEET_ROWS = 8
+SHEET_COLUMNS = 8
+SHEET_SIDE = 160
+LONGEST_NAME = 240  # bytes that file systems allow, less a suffix
+
+
+def write_contact_sheets(folder: OutputFolder) -> int:
+    """Writes contact_sheets/PROMPT-SET_0001.png and on: a row per prompt, its seeds beside each other."""
+    pages = 0
+    for prompt_set, rows in groupby(_rows(folder), key=lambda row: Path(row[0][1]["source"]["file"]).stem):
+        for number, page in enumerate(_pages(rows), 1):
+            _write_sheet(folder, folder.path / "contact_sheets" / f"{prompt_set}_{number:04}.png", page)
+            pages += 1
+    return pages
+
+
+def write_geneval(folder: OutputFolder, target: Path) -> list[str]:
+    """Writes GenEval's layout: NNNNN/metadata.jsonl and NNNNN/samples/0000.png, numbered by the rows of the file.
+
+    Returns the names of images that are not of a GenEval metadata file and were left out.
+    """
+    left_out = []
+    for number, row in enumerate(_rows(folder)):
+        metadata = row[0][1]["metadata"] or {}
+        if "tag" not in metadata:
+            left_out += [name for name, _ in row]
+            continue
+        sample = target / f"{number:05}"
+        write_text(sample / "metadata.jsonl", json.dumps(metadata) + "\n", overwrite=True)
+        for i, (name, _) in enumerate(row):
+            _copy(folder.images / f"{name}.png", sample / "samples" / f"{i:04}.png")
+    return left_out
+
+
+def write_t2i_compbench(folder: OutputFolder, target: Path) -> list[str]:
+    """Writes T2I-CompBench's layout: samples/PROMPT_NNNNNN.png, numbered through.
+
+    Returns the names of images left out because their prompt cannot be a file name or has an underscore, at which
+    the benchmark's programs end the prompt.
+    """
+    left_out = []
+    number = 0
+    for row in _rows(folder):
+        prompt = row[0][1]["recipe"]["prompt"]
+        if any(c in prompt for c in '/\\_<>:"|?*\n\r\t') or len(prompt.encode()) > LONGEST_NAME:
+            left_out += [name for name, _ in row]
+            continue
+        for name, _ in row:
+            _copy(folder.images / f"{name}.png", target / "samples" / f"{prompt}_{number:06}.png")
+            number += 1
+    return left_out
+
+
+def _rows(folder: OutputFolder) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Names and side-cars of the images of one row of a prompt file, in the order of the files and rows."""
+
+    def place(item: tuple[str, int, int, str]) -> tuple[str, int]:
+        return item[:2]
+
+    places = sorted((s["source"]["file"], s["source"]["row"], s["seed"], name) for name, s in folder.sidecars())
+    for _, items in groupby(places, key=place):
+        yield [(name, folder.sidecar(name) or {}) for _, _, _, name in items]
+
+
+def _pages(rows: Iterable[list[Any]]) -> Iterator[list[list[Any]]]:
+    page: list[list[Any]] = []
+    for row in rows:
+        page += [row[i : i + SHEET_COLUMNS] for i in range(0, len(row), SHEET_COLUMNS)]
+        while len(page) >= SHEET_ROWS:
+            yield page[:SHEET_ROWS]
+            page = page[SHEET_ROWS:]
+    if page:
+        yield page
+
+
+def _write_sheet(folder: OutputFolder, path: Path, page: list[list[tuple[str, dict[str, Any]]]]) -> None:
+    images = [[Image.open(folder.images / f"{name}.png") for name, _ in row] for row in page]
+    titles = [row[0][1]["recipe"]["prompt"][:200] for row in page]
+    recipes = [Recipe.from_json(json.dumps(sidecar["recipe"])) for row in page for _, sidecar in row]
+    sheet = labelled_grid(images, row_titles=titles, caption=path.stem, side=SHEET_SIDE)
+    save_image(sheet, path, recipes, overwrite=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_file(target, overwrite=True) as file:
+        file.write(source.read_bytes())

@@ -1,0 +1,52 @@
+"""JSON Lines: rows of our own, and GenEval's metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attncontrol.batch.formats.lines import numbered_lines, too_long
+from attncontrol.batch.formats.record import Problem, Record, short
+
+
+def read_json_lines(path: Path) -> Iterator[Record | Problem]:
+    """One JSON object a line; empty lines are skipped."""
+    for number, line in numbered_lines(path):
+        if line is None:
+            yield Problem(str(path), number, None, too_long())
+            continue
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
+        except json.JSONDecodeError as error:
+            message = f"is not JSON: {error.msg} at column {error.colno}"
+            yield Problem(str(path), number, None, message)
+            continue
+        except (ValueError, RecursionError) as error:
+            yield Problem(str(path), number, None, f"is not JSON that can be used: {error}")
+            continue
+        yield _record(path, number, value)
+
+
+def _record(path: Path, number: int, value: Any) -> Record | Problem:
+    if not isinstance(value, dict):
+        return Problem(str(path), number, None, f'expected an object {{"prompt": "..."}}, not {short(value)}')
+    if "tag" in value and "include" in value:
+        return Record(number, {"prompt": value["prompt"], "metadata": value} if "prompt" in value else {})
+    return Record(number, value)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {short(twice)} is there twice")
+    return value
+
+
+def _constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,94 @@
+"""The same jobs on Ray Data: actors hold a pipeline each, the driver alone writes to the folder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from attncontrol.batch.jobs import Job
+from attncontrol.batch.runner import Execute, Maker
+from attncontrol.batch.worker import Outcome
+
+SPARE_CPUS = 2  # logical ones, for the tasks that read the jobs: without them they wait for the actors forever
+
+
+class RayWorker:
+    """The callable class of `map_batches`: loads the pipeline once, then turns pickled batches into outcomes."""
+
+    def __init__(self, load: Callable[[], Maker]) -> None:
+        self.maker = load()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        outcomes = [pickle.dumps(self.maker.make(pickle.loads(jobs))) for jobs in batch["jobs"]]
+        return {"outcomes": np.array(outcomes, dtype=object)}
+
+
+def ray_execute(
+    load: Callable[[], Maker], *, workers: int | None = None, gpus: bool = True, address: str | None = None
+) -> Execute:
+    """An `execute` for `Run` that spreads batches over actors.
+
+    `load` makes a worker's pipeline and must be picklable. `workers`: how many; by default one per GPU that Ray
+    knows, or 1. `gpus`: whether to use GPUs, one per worker, if there are any. `address`: of a running cluster; None
+    starts Ray on this machine. A worker that dies is started again and its batches are redone. Raises ValueError if
+    Ray is not installed or cannot be reached.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ValueError("--engine ray needs Ray: pip install 'attncontrol[cluster]'") from error
+
+    def execute(groups: Iterable[list[Job]]) -> Iterator[Outcome]:
+        rows = [{"jobs": pickle.dumps(group)} for group in groups]
+        if not rows:
+            return
+        _connect(ray, workers or 1, address)
+        try:
+            known = int(ray.cluster_resources().get("GPU", 0)) if gpus else 0
+            made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                RayWorker,
+                fn_constructor_args=(load,),
+                batch_size=1,
+                num_cpus=None if known else 1,
+                num_gpus=1 if known else None,
+                compute=ray.data.ActorPoolStrategy(size=workers or known or 1),
+            )
+            for row in made.iter_rows():
+                yield from pickle.loads(row["outcomes"])
+        finally:
+            ray.shutdown()
+
+    return execute
+
+
+def _check_address(address: str) -> None:
+    """Ray itself tries for minutes before it gives up."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        if address in ("auto", "local"):
+            return
+        raise ValueError(f"cannot start or reach Ray at {address!r}: expected HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"cannot start or reach Ray at {address!r}: {error}") from error
+
+
+def _connect(ray: Any, workers: int, address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": "warning"}
+    if address is not None:
+        _check_address(address)
+    try:
+        if address is None:
+            ray.init(num_cpus=SPARE_CPUS + workers, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"cannot start or reach Ray at {address or 'this machine'}: {error}") from error

@@ -1,0 +1,119 @@
+"""`attncontrol batch`, `evaluate` and `report` on a tiny random model."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from attncontrol.cli import app
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.stable_diffusion().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def invoke(model):
+    def run(command, *args, code=0):
+        extra = ["--model", model, "--steps", "2", "--device", "cpu"] if command == "batch" else []
+        result = CliRunner().invoke(app, [command, *map(str, args), *extra])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return run
+
+
+def test_a_file_from_start_to_report(tmp_path, invoke):
+    prompts, out = tmp_path / "pets.txt", tmp_path / "out"
+    prompts.write_text("a red cat and a blue dog\n--prompt 'a lion' --seed 4 --n_iter 2\n")
+    layouts = ["--contact-sheets", "--t2i-compbench", tmp_path / "bench", "--geneval", tmp_path / "geneval"]
+    text = invoke("batch", prompts, "--output", out, "--control", "syngen", *layouts)
+    assert "3 images left out: not from a GenEval" in text
+    assert len(list((out / "images").glob("*.png"))) == 3 == len((out / "metadata.jsonl").read_text().splitlines())
+    names = sorted(path.name for path in (tmp_path / "bench" / "samples").iterdir())
+    assert names == ["a lion_000001.png", "a lion_000002.png", "a red cat and a blue dog_000000.png"]
+    assert (out / "contact_sheets" / "pets_0001.png").is_file()
+    run = json.loads((out / "run.json").read_text())
+    assert (run["ended"], run["made"], run["dtype"]) == ("complete", 3, "float32") and len(run["model_sha256"]) == 64
+
+    again = invoke("batch", prompts, "--output", out, "--control", "syngen")
+    assert json.loads((out / "run.json").read_text())["found"] == 3 and "failed" in again
+    dry = invoke("batch", prompts, "--output", out, "--control", "syngen", "--dry-run", "--limit", "2")
+    assert "2 images, 2 of them there already" in dry and "s per step" in dry
+
+    invoke("batch", prompts, "--output", tmp_path / "plain", "--control", "none")
+    assert "oracle_right" in invoke("evaluate", out)
+    invoke("evaluate", tmp_path / "plain")
+    text = invoke("report", tmp_path / "plain", out, "--output", tmp_path / "both")
+    assert "| pets | plain | 3 |" in text and "| pets | syngen | 3 |" in text
+    assert (tmp_path / "both.html").is_file() and (out / "report.md").is_file()
+
+
+def test_geneval_layout(tmp_path, invoke):
+    row = {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    target = tmp_path / "geneval"
+    args = ["--output", tmp_path / "out", "--control", "none", "--images-per-prompt", "2", "--geneval", target]
+    invoke("batch", tmp_path / "metadata.jsonl", *args)
+    assert json.loads((target / "00000" / "metadata.jsonl").read_text()) == row
+    assert sorted(p.name for p in (target / "00000" / "samples").iterdir()) == ["0000.png", "0001.png"]
+
+
+def test_wrong_files_make_nothing(tmp_path, invoke):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    prompts.write_text("a cat\n--prompt dog --steps x\n--stepz 3\n")
+    text = invoke("batch", prompts, "--output", out, code=2)
+    assert "p.txt:2: steps: must be a valid integer, not 'x'" in text and "p.txt:3: --stepz" in text
+    assert not out.exists()
+    text = invoke("batch", tmp_path / "none.txt", "--output", out, code=2)
+    assert "cannot read" in text and not out.exists()
+
+
+def test_invalid_rows_left_out_and_failed_jobs(tmp_path, invoke):
+    rows = [{"prompt": "a cat", "subjects": [70]}, {"prompt": "a cat"}, {"promt": "x"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ["--output", tmp_path / "out", "--control", "syngen", "--skip-invalid"]
+    text = invoke("batch", tmp_path / "p.jsonl", *args, code=1)
+    assert "left out: " in text and "failed: " in text and "70" in text
+    assert len((tmp_path / "out" / "metadata.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "out" / "failures.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--shard", "3/2"], "--shard"),
+        (["--shard", "x"], "--shard"),
+        (["--control", "syngn"], "did you mean 'syngen'"),
+        (["--set", "stepsize=3"], "did you mean"),
+        (["--seed", "-3"], "command line: seed"),
+        (["--geneval", "{out}/geneval"], "--geneval"),
+        (["--width", "65"], "--width"),
+    ],
+)
+def test_wrong_options(tmp_path, invoke, args, words):
+    (tmp_path / "p.txt").write_text("a cat\n")
+    args = [arg.replace("{out}", str(tmp_path / "out")) for arg in args]
+    assert words in invoke("batch", tmp_path / "p.txt", "--output", tmp_path / "out", *args, code=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_loads_as_a_dataset(tmp_path, invoke):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a cat", "layout": {"cat": [0, 0, 1, 1]}}\n{"prompt": "a lion"}\n')
+    invoke("batch", tmp_path / "p.jsonl", "--output", tmp_path / "out", "--control", "none", "--contact-sheets")
+    loaded = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert sorted(loaded["prompt"]) == ["a cat", "a lion"] and loaded[0]["image"].size == (32, 32)
+
+
+def test_evaluating_what_is_no_batch_folder(tmp_path, invoke):
+    assert "no folder" in invoke("evaluate", tmp_path / "none", code=2)
+    assert "no images" in invoke("evaluate", tmp_path, code=2)
+    assert "--metric" in invoke("evaluate", tmp_path, "--metric", "magic", code=2)
+    assert "twice" in invoke("report", tmp_path, tmp_path, code=2)
