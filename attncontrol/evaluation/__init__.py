@@ -1,0 +1,1 @@
+"""Scoring batch folders: metrics, tables of methods with paired intervals, reports."""

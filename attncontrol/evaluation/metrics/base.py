@@ -1,0 +1,38 @@
+"""What a metric is: pictures in, named numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from PIL import Image
+
+from attncontrol.prompt import parse_prompt
+
+Score = dict[str, float | str | None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to score, and the prompt it should follow."""
+
+    image: Image.Image
+    prompt: str
+
+
+class Metric(Protocol):
+    """Scores are numbers by column name, None where the metric does not apply; texts are kept but not averaged.
+
+    `columns`: the numbers' names, the principal one first, with what they mean.
+    """
+
+    columns: ClassVar[dict[str, str]]
+
+    def score(self, pictures: Sequence[Picture]) -> list[Score]:
+        """The scores of each picture."""
+
+
+def subjects_of(prompt: str) -> list[str]:
+    """The prompt's entities with their modifiers, "red crown"; the same for all methods, whatever was guided."""
+    return [entity.text for entity in parse_prompt(prompt).entities]
