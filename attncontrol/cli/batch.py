@@ -1,0 +1,261 @@
+"""`attncontrol batch`: images for whole prompt files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attncontrol.cli import options
+from attncontrol.cli.options import DEFAULT_CONTROL
+
+if TYPE_CHECKING:
+    from attncontrol.batch import Counts, OutputFolder, Plan, WorkerSettings
+
+SHOWN_FAILURES = 20
+REPORT_SECONDS = 30.0
+
+
+def batch(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Prompt files: text, CSV, TSV, JSON Lines, YAML, GenEval metadata."),
+    ],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the results.")],
+    control: Annotated[
+        str, typer.Option("--control", metavar="METHOD", help="For rows that name none; 'none' is plain sampling.")
+    ] = DEFAULT_CONTROL,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of that method.")
+    ] = None,
+    negative_prompt: options.NegativePrompt = "",
+    seed: Annotated[int, typer.Option("--seed", help="Of each row's first image, the next ones count on.")] = 0,
+    images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", help="How many.")] = 1,
+    steps: options.Steps = 30,
+    guidance_scale: options.GuidanceScale = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    model: options.Model = "emoji",
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a GPU if there is one by default.")
+    ] = None,
+    dtype: options.Dtype = "float32",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images made at once.")] = 8,
+    maps: Annotated[bool, typer.Option("--maps", help="Also save attention overlays (slower).")] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out rows with errors instead of refusing the files.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the jobs and what they would cost.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first jobs.")] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Only part I of N, from 1 on; in a DIR of its own.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait if another run is writing to DIR.")] = False,
+    contact_sheets: Annotated[bool, typer.Option("--contact-sheets", help="Also write overview pictures.")] = False,
+    geneval: Annotated[
+        Path | None, typer.Option("--geneval", metavar="DIR2", help="Also write GenEval's folder layout there.")
+    ] = None,
+    t2i_compbench: Annotated[
+        Path | None, typer.Option("--t2i-compbench", metavar="DIR2", help="Also write T2I-CompBench's layout there.")
+    ] = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option("--engine", help="Where images are made.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Ray actors; by default one per GPU, or 1 without.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Of a Ray cluster; else Ray starts here.")
+    ] = None,
+) -> None:
+    """Generate the images of prompt files. Run it again to make only what is missing, changed or damaged.
+
+    Options are defaults that rows override. All errors of the files are reported before anything is made (exit code
+    2). Jobs that fail are listed at the end (exit code 1).
+    """
+    options.check_size(width, height)
+    for name, target in (("--geneval", geneval), ("--t2i-compbench", t2i_compbench)):
+        if target is not None and target.resolve().is_relative_to(output.resolve()):
+            raise ValueError(
+                f"{name}: {str(target)!r} must not be in {str(output)!r}, where it would count as results"
+            )
+    parts = options.read_control(control, settings or [], model)
+    part_of = _read_shard(shard)
+
+    from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
+    from attncontrol.losses.combining import control_to_json
+    from attncontrol.models import default_guidance_scale, resolve, tuned_settings
+
+    defaults = {
+        "control": control_to_json(parts) or None,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "images_per_prompt": images_per_prompt,
+        "steps": steps,
+        "guidance_scale": default_guidance_scale(model) if guidance_scale is None else guidance_scale,
+        "width": width,
+        "height": height,
+    }
+    plan = Plan(files, defaults, skip_invalid, limit, part_of, tuned=tuned_settings(resolve(model)))
+    total = _check(plan)
+    folder = OutputFolder(output)
+    if dry_run:
+        _dry_run(plan, folder, total)
+        return
+    worker = WorkerSettings(model, dtype, device, maps=maps)
+    fingerprint, execute, described = _engine(worker, engine, workers, ray_address)
+    run = Run(plan, folder, fingerprint, execute, batch_size, settings={**dataclasses.asdict(worker), **described})
+    with _progress(total) as run.progress:
+        counts = run(total, wait)
+    _export(folder, contact_sheets, geneval, t2i_compbench)
+    _show(counts, output)
+    if counts.failures:
+        raise typer.Exit(1)
+
+
+def _read_shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not slash or not part.isdecimal() or not parts.isdecimal() or not 1 <= int(part) <= int(parts):
+        raise ValueError(f"--shard: {text!r} must be I/N with I from 1 to N, as in 2/4")
+    return int(part), int(parts)
+
+
+def _check(plan: Plan) -> int:
+    """The number of jobs, after listing every problem; exits with 2 if they are not to be skipped."""
+    problems = 0
+
+    def report(problem: Any) -> None:
+        nonlocal problems
+        problems += 1
+        typer.echo(f"left out: {problem}" if plan.skip_invalid else str(problem), err=True)
+
+    total = plan.check(report)
+    if problems and (not plan.skip_invalid or not total):
+        hint = (
+            "nothing is left to make" if plan.skip_invalid else "nothing was made; --skip-invalid goes on without them"
+        )
+        raise ValueError(f"{problems} problem{'s' if problems > 1 else ''} in the prompt files: {hint}")
+    if not total:
+        raise ValueError(
+            f"there is nothing to make: the prompt files have no rows{' in this shard' * bool(plan.shard)}"
+        )
+    return total
+
+
+def _engine(worker: WorkerSettings, engine: str, workers: int | None, address: str | None) -> tuple[str, Any, dict]:
+    """The model's fingerprint, what makes the batches, and its description for run.json."""
+    import diffusers
+    import transformers
+
+    from attncontrol.batch.runner import one_by_one
+    from attncontrol.cli.drawing import check_device
+    from attncontrol.cli.errors import option
+
+    for package in (diffusers, transformers):
+        package.utils.logging.disable_progress_bar()
+    if engine == "local":
+        if worker.device is not None:
+            with option("--device"):
+                check_device(worker.device)
+        with option("--model"):
+            maker = worker.load()
+        return maker.fingerprint(), one_by_one(maker), {"engine": engine}
+    from attncontrol.batch.ray_engine import ray_execute
+
+    with option("--model"):
+        fingerprint = dataclasses.replace(worker, device="cpu").load().fingerprint()
+    execute = ray_execute(worker.load, workers=workers, gpus=worker.device != "cpu", address=address)
+    return fingerprint, execute, {"engine": engine, "workers": workers, "ray_address": address}
+
+
+def _dry_run(plan: Plan, folder: OutputFolder, total: int) -> None:
+    """Every job in a line, then the cost in denoiser steps, and in time where an earlier run has measured it."""
+    steps = present = 0
+    for job in plan.jobs():
+        there = folder.sidecar(job.name) is not None
+        steps += 0 if there else job.steps
+        present += there
+        methods = " + ".join(part["method"] for part in job.control or ()) or "plain"
+        typer.echo(f"{job.name}  {methods}  {job.steps} steps  {job.prompt[:80]!r}{'  (has an image)' * there}")
+    typer.echo(f"{total} images, {present} of them there already; {steps} sampling steps to do")
+    seconds = folder.run().get("seconds_per_step")
+    if seconds:
+        typer.echo(
+            f"about {_duration(steps * seconds)} at the {seconds:.3f} s per step of the last run in {folder.path}"
+        )
+    else:
+        typer.echo("for the time they take, make a few first with --limit: the next --dry-run knows their speed")
+
+
+class _progress:
+    """A bar with rate and time left on a terminal, else a line every half minute."""
+
+    def __init__(self, total: int) -> None:
+        import time
+
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from attncontrol.cli.drawing import console
+
+        self._clock, self._reported = time.monotonic, time.monotonic()
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("", total=total)
+        self._terminal = console.is_terminal
+
+    def __enter__(self):
+        self._bar.start()
+        return self._update
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def _update(self, counts: Counts) -> None:
+        done = counts.found + counts.made + len(counts.failures)
+        left = "" if counts.seconds_left is None else f", {_duration(counts.seconds_left)} left"
+        failed = f", {len(counts.failures)} failed" if counts.failures else ""
+        text = f"{counts.rate:.2f} images/s{left}{failed}"
+        self._bar.update(self._task, completed=done, description=text)
+        if not self._terminal and self._clock() - self._reported > REPORT_SECONDS:
+            self._reported = self._clock()
+            typer.echo(f"{done} of {counts.total}: {text}", err=True)
+
+
+def _export(folder: OutputFolder, sheets: bool, geneval: Path | None, t2i_compbench: Path | None) -> None:
+    from attncontrol.batch import exports
+
+    if sheets:
+        typer.echo(f"{exports.write_contact_sheets(folder)} contact sheets in {folder.path / 'contact_sheets'}")
+    for write, target, reason in (
+        (exports.write_geneval, geneval, "not from a GenEval metadata file"),
+        (exports.write_t2i_compbench, t2i_compbench, "their prompt cannot be part of a file name there"),
+    ):
+        if target is None:
+            continue
+        left_out = write(folder, target)
+        rest = f"; {len(left_out)} images left out: {reason}" if left_out else ""
+        typer.echo(f"copies in {target}{rest}")
+
+
+def _show(counts: Counts, output: Path) -> None:
+    """The final table, and the failures with their reasons."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("jobs", "made", "found done", "failed", "time", "images/s", box=None, pad_edge=False)
+    numbers = (counts.total, counts.made, counts.found, len(counts.failures))
+    table.add_row(*map(str, numbers), _duration(counts.seconds), f"{counts.rate:.2f}")
+    Console().print(table)
+    for job, reason in counts.failures[:SHOWN_FAILURES]:
+        typer.echo(f"failed: {job.name}: {reason}", err=True)
+    if len(counts.failures) > SHOWN_FAILURES:
+        typer.echo(f"... and {len(counts.failures) - SHOWN_FAILURES} more in {output / 'failures.jsonl'}", err=True)
+    typer.echo(f"images and metadata.jsonl in {output}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

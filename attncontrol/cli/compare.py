@@ -1,0 +1,92 @@
+"""`attncontrol compare`: plain sampling and methods side by side, on the same seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attncontrol.cli import options
+from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+
+
+def compare(
+    prompt: options.Prompt,
+    controls: Annotated[
+        str,
+        typer.Option(
+            "--controls",
+            metavar="METHODS",
+            help="Methods to compare, separated by commas; each may be a sum as in 'conform + 0.5*syngen'.",
+        ),
+    ] = DEFAULT_CONTROL,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="NUMBERS", help="One row each.")] = "0,1,2",
+    subjects: options.Subjects = None,
+    layout: options.LayoutFile = None,
+    negative_prompt: options.NegativePrompt = "",
+    steps: options.Steps = 30,
+    guidance_scale: options.GuidanceScale = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    model: options.Model = "emoji",
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    output: options.Output = Path("outputs"),
+    maps: Annotated[bool, typer.Option("--maps", help="Add each subject's attention map over the image.")] = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Draw without and with control, side by side.
+
+    One labelled picture: a row per seed, a column per method.
+    Maps of one subject and seed share a scale, so they can be compared from column to column.
+    """
+    options.check_size(width, height)
+    guidance = options.read_guidance_scale(guidance_scale, model)
+    numbers = options.read_seeds(seeds)
+    named, placed = options.read_subjects(subjects), options.read_layout_option(layout)
+    names = [name.strip() for name in controls.split(",") if name.strip() not in ("", PLAIN)]
+    if not names:
+        raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
+    columns = [options.read_control(name, [], model) for name in (PLAIN, *names)]
+
+    from attncontrol.cli.drawing import Request, check_targets, draw, load_pipeline, slug, step_progress
+    from attncontrol.imagefile import save_image
+    from attncontrol.losses.combining import control_name
+
+    path = output / f"{slug(prompt)}_compare.png"
+    check_targets([path], overwrite)
+    request = Request(model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps)
+    pipe = load_pipeline(model, device, dtype)
+    with step_progress(len(numbers) * len(columns), steps) as advance:
+        drawn = [[draw(pipe, request, methods, number, advance) for methods in columns] for number in numbers]
+    titles = [control_name(methods) for methods in columns]
+    recipes = [one.recipe for row in drawn for one in row]
+    save_image(_picture(prompt, titles, numbers, drawn, maps), path, recipes, overwrite=overwrite)
+    typer.echo(f"{path}  {len(numbers)} seeds, {', '.join(titles)}")
+
+
+def _picture(prompt: str, titles: list[str], numbers: list[int], drawn, maps: bool):
+    from attncontrol.visualize import labelled_grid
+
+    rows, row_titles = [], []
+    for number, row in zip(numbers, drawn, strict=True):
+        rows.append([one.image for one in row])
+        row_titles.append(f"seed {number}")
+        if maps:
+            overlays = _overlays(row)
+            rows += overlays.values()
+            row_titles += overlays
+    return labelled_grid(rows, row_titles=row_titles, column_titles=titles, caption=prompt)
+
+
+def _overlays(row) -> dict[str, list]:
+    """For every subject its map over each image of a row, hottest where the largest of these maps is."""
+    from attncontrol.visualize import overlay, subject_maps
+
+    maps = [subject_maps(one.record) for one in row]
+    peaks = {subject: max(float(m[subject].max()) for m in maps) for subject in maps[0]}
+    return {
+        subject: [overlay(one.image, m[subject], peak=peak) for one, m in zip(row, maps, strict=True)]
+        for subject, peak in peaks.items()
+    }

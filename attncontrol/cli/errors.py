@@ -1,0 +1,59 @@
+"""How commands fail: one line on stderr that names the option and the remedy, exit code 2 for wrong input, else 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+@contextmanager
+def option(name: str) -> Iterator[None]:
+    """Names the option at fault in every ValueError of the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+class CommandGroup(TyperGroup):
+    """Turns the library's errors and warnings into lines on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+            os.environ.setdefault(name, "error")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except ValueError as error:
+                _fail(error, 2)
+            except OSError as error:
+                _fail(error, 1)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                _fail(
+                    f"out of memory: try a smaller --width and --height, --dtype float16, or --device cpu ({error})", 1
+                )
+
+
+def _fail(error: object, code: int) -> None:
+    typer.echo(f"Error: {error}", err=True)
+    raise typer.Exit(code)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if not issubclass(category, FutureWarning | DeprecationWarning | PendingDeprecationWarning):
+        typer.echo(f"Warning: {message}", err=True)

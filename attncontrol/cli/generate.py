@@ -1,0 +1,108 @@
+"""`attncontrol generate`: images of one prompt."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attncontrol.cli import options
+from attncontrol.cli.options import DEFAULT_CONTROL, LARGEST_SEED, PLAIN
+
+
+def generate(
+    prompt: options.Prompt,
+    control: Annotated[
+        str,
+        typer.Option(
+            "--control",
+            metavar="METHOD",
+            help=f"A method, or several as in 'attend-and-excite + 0.5*syngen'; '{PLAIN}' for plain sampling. "
+            "`attncontrol methods` lists them.",
+        ),
+    ] = DEFAULT_CONTROL,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of the method, as in step_size=15 or syngen.step_size=15."
+        ),
+    ] = None,
+    subjects: options.Subjects = None,
+    layout: options.LayoutFile = None,
+    negative_prompt: options.NegativePrompt = "",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, max=LARGEST_SEED, help="Of the first image, the next ones count on; else random."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many.")] = 1,
+    steps: options.Steps = 30,
+    guidance_scale: options.GuidanceScale = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    model: options.Model = "emoji",
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    output: options.Output = Path("outputs"),
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Also save each subject's attention map over the image.")
+    ] = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Draw images of a prompt under control.
+
+    Every PNG carries its whole recipe: prompt, seed, model, method, settings, subjects, versions.
+    """
+    options.check_size(width, height)
+    guidance = options.read_guidance_scale(guidance_scale, model)
+    named, placed = options.read_subjects(subjects), options.read_layout_option(layout)
+    if control == PLAIN and (named or placed) and not maps:
+        raise ValueError(f"--control: {PLAIN!r} makes no use of --subjects and --layout")
+    methods = options.read_control(control, settings or [], model)
+
+    from attncontrol.cli.drawing import Request, check_targets, draw, load_pipeline, slug, step_progress
+    from attncontrol.imagefile import save_image
+    from attncontrol.losses.combining import control_name
+
+    first = secrets.randbelow(2**32) if seed is None else seed
+    stem = f"{slug(prompt)}_{slug(control_name(methods))}"
+    paths = {number: output / f"{stem}_{number}.png" for number in range(first, first + images)}
+    check_targets([p for path in paths.values() for p in ((path, _maps_path(path)) if maps else (path,))], overwrite)
+    request = Request(model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps)
+    pipe = load_pipeline(model, device, dtype)
+    start = time.perf_counter()
+    with step_progress(images, steps) as advance:
+        for number, path in paths.items():
+            drawn = draw(pipe, request, methods, number, advance)
+            save_image(drawn.image, path, drawn.recipe, overwrite=overwrite)
+            typer.echo(f"{path}  {_summary(drawn)}")
+            if maps:
+                save_image(_maps_picture(drawn), _maps_path(path), [drawn.recipe], overwrite=overwrite)
+                typer.echo(_maps_path(path))
+    seconds = time.perf_counter() - start
+    typer.echo(f"{images} image{'s' if images > 1 else ''} in {seconds:.1f} s, in {output}")
+
+
+def _maps_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_maps.png")
+
+
+def _summary(drawn) -> str:
+    """What was guided: "guided cat [2], red frog [6], 12 refinements"."""
+    if not drawn.recipe.control:
+        return "plain"
+    subjects = ", ".join(f"{s['text']} {s['noun']['token_indices']}" for s in drawn.recipe.subjects)
+    refinements = drawn.record.refinements
+    return f"guided {subjects or 'nothing'}" + (f", {refinements} refinements" if refinements else "")
+
+
+def _maps_picture(drawn):
+    from attncontrol.visualize import labelled_grid, overlay, subject_maps
+
+    maps = subject_maps(drawn.record)
+    row = [drawn.image, *(overlay(drawn.image, attention) for attention in maps.values())]
+    return labelled_grid([row], column_titles=[f"seed {drawn.recipe.seed}", *maps], caption=drawn.recipe.prompt)

@@ -1,0 +1,146 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attncontrol.cli.errors import option
+
+if TYPE_CHECKING:
+    from attncontrol.losses import MethodSum
+
+LARGEST_SEED = 2**63 - 1
+PLAIN = "none"
+DEFAULT_CONTROL = "attend-and-excite"
+
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)]
+Subjects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--subjects",
+        metavar="WORDS",
+        help="What must be in the image: words or phrases of the prompt or token indices, separated by commas, or a "
+        "JSON list with groups of them. Parsed from the prompt if absent.",
+    ),
+]
+LayoutFile = Annotated[
+    str | None,
+    typer.Option(
+        "--layout", metavar="FILE", help="JSON file of phrases and their boxes (x0, y0, x1, y1 in 0..1), or 'auto'."
+    ),
+]
+NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What not to draw.", show_default=False)]
+Steps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option("--guidance-scale", help="Classifier-free guidance scale; 7.5 by default, 3 for the bundled model."),
+]
+Width = Annotated[
+    int | None, typer.Option("--width", min=8, help="In pixels, a multiple of 8; the model's by default.")
+]
+Height = Annotated[
+    int | None, typer.Option("--height", min=8, help="In pixels, a multiple of 8; the model's by default.")
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="ID", help="'emoji', the bundled one, or a Stable Diffusion id or folder."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, ...")]
+Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Precision of the model.")]
+Output = Annotated[Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the results.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
+
+
+def read_control(name: str, assignments: Sequence[str], model: str) -> MethodSum:
+    """The methods of `--control`, with the model's tuned settings and those of `--set`. "none" is an empty sum."""
+    from attncontrol.control import resolve_control
+    from attncontrol.losses.combining import with_settings
+    from attncontrol.models import resolve, tuned_settings
+
+    with option("--control"):
+        methods = resolve_control(None if name == PLAIN else name, tuned_settings(resolve(model)))
+    with option("--set"):
+        return with_settings(methods, dict(read_assignment(text) for text in assignments))
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """`key=value`; the value is JSON, "none", numbers separated by commas, or else a text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"{text!r} must have the form key=value, as in step_size=15 or syngen.step_size=15")
+    for form in (value, f"[{value}]") if "," in value else (value,):
+        try:
+            return key.strip(), json.loads(form)
+        except ValueError:
+            continue
+    return key.strip(), None if value.strip().lower() == PLAIN else value.strip()
+
+
+def read_subjects(texts: Sequence[str] | None) -> list[Any] | None:
+    """The values of `--subjects` as the pipeline takes them."""
+    if not texts:
+        return None
+    subjects: list[Any] = []
+    for text in texts:
+        if text.lstrip().startswith("["):
+            with option("--subjects"):
+                subjects += _json_list(text)
+        else:
+            items = (item.strip() for item in text.split(","))
+            subjects += [int(item) if item.lstrip("-").isdecimal() else item for item in items if item]
+    if not subjects:
+        raise ValueError("--subjects: name at least one word of the prompt, or leave the option out")
+    return subjects
+
+
+def _json_list(text: str) -> list[Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a JSON list: {error}") from error
+
+
+def read_layout_option(value: str | None) -> Any:
+    """The layout of `--layout` as JSON has it, checked: "auto" or the content of the file."""
+    if value is None or value == "auto":
+        return value
+    from attncontrol.layout import read_layout
+
+    with option("--layout"):
+        read_layout(value)
+        return json.loads(Path(value).read_text(encoding="utf-8"))
+
+
+def read_seeds(text: str) -> list[int]:
+    """Seeds separated by commas."""
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items or any(not item.isdecimal() or int(item) > LARGEST_SEED for item in items):
+        raise ValueError(f"--seeds: {text!r} must be whole numbers from 0 on, separated by commas, as in 0,1,2")
+    seeds = [int(item) for item in items]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds: {text!r} names a seed twice")
+    return seeds
+
+
+def check_size(width: int | None, height: int | None) -> None:
+    """Raises ValueError for a side that is not a multiple of 8."""
+    for name, side in (("--width", width), ("--height", height)):
+        if side is not None and side % 8:
+            raise ValueError(f"{name}: {side} is not a multiple of 8; the nearest is {max(8, round(side / 8) * 8)}")
+
+
+def read_guidance_scale(scale: float | None, model: str) -> float:
+    """The given guidance scale, or the model's. Raises ValueError for one that is not a number."""
+    from attncontrol.models import default_guidance_scale
+
+    if scale is None:
+        return default_guidance_scale(model)
+    if not math.isfinite(scale):
+        raise ValueError(f"--guidance-scale: {scale} must be finite; 7.5 is usual")
+    return scale
