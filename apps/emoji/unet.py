@@ -83,7 +83,7 @@ class Conditioner:
 
 
 def draw_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count,) int64 in 0..999: a third uniform, the others logit-normal, where shapes are decided (Esser et al. 2024)."""
+    """(count,) int64 in 0..999: a third uniform, the others logit-normal (Esser et al., 2024): shapes form there."""
     middle = torch.sigmoid(torch.randn(count, generator=generator))
     share = torch.where(torch.rand(count, generator=generator) < 1 / 3, torch.rand(count, generator=generator), middle)
     return (1000 * share).long().clamp(max=999)
