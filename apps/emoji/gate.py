@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from attncontrol import AttentionControlPipeline
+from attncontrol.evaluation.statistics import compare_paired
 
 from .captions import KINDS
 from .judge import Outcome, generate, rates, save
@@ -61,17 +61,16 @@ class Neutral:
 
 def compare(plain: list[Outcome], controlled: list[Outcome]) -> dict[str, Any]:
     """Paired success (all objects present): repaired, broken, and the exact McNemar p."""
-    before = np.array([o.verdict.all_present for o in plain])
-    after = np.array([o.verdict.all_present for o in controlled])
-    repaired, broken = int((~before & after).sum()), int((before & ~after).sum())
-    p = binomtest(repaired, repaired + broken).pvalue if repaired + broken else 1.0
+    before, after = ([outcome.verdict.all_present for outcome in arm] for arm in (plain, controlled))
+    paired = compare_paired(before, after)
     return {
-        "plain": round(float(before.mean()), 4),
-        "controlled": round(float(after.mean()), 4),
-        "repaired": repaired,
-        "broken": broken,
-        "p": float(p),
-        "n": len(before),
+        "plain": round(float(np.mean(before)), 4),
+        "controlled": round(float(np.mean(after)), 4),
+        "interval": (round(paired.low, 4), round(paired.high, 4)),
+        "repaired": paired.repaired,
+        "broken": paired.broken,
+        "p": paired.p_value,
+        "n": paired.cases,
     }
 
 
