@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from attncontrol import AttendAndExcite, attach, create_method, method_classes
 from attncontrol.control import resolve_control
 from attncontrol.losses import MethodSum
+from attncontrol.losses.presets import PRESETS
 from tests import tiny
 
 PROMPT = "a cat and a frog"
@@ -192,6 +193,21 @@ def test_resolve_control():
     tuned = {"syngen": {"step_size": 15}}
     assert resolve_control("syngen", tuned).parts == ((1.0, b),)
     assert resolve_control(create_method("syngen"), tuned).parts == ((1.0, create_method("syngen")),)
+
+
+def test_presets_are_sums_that_a_checkpoint_may_replace():
+    parts = [(1.0, create_method(part["method"])) for part in PRESETS["auto"]]
+    assert len(parts) > 1 and resolve_control("auto") == MethodSum(tuple(parts))
+    tuned = {
+        "auto": [{"method": "syngen", "weight": 2.0, "step_size": 4.0}, {"method": "conform"}],
+        "conform": {"stop": 0.3},
+    }
+    syngen, conform = create_method("syngen", step_size=4.0), create_method("conform", stop=0.3)
+    assert resolve_control("0.5 * auto", tuned).parts == ((1.0, syngen), (0.5, conform))
+    one = resolve_control({"method": "auto", "conform.stop": 0.2}, tuned)
+    assert one.parts == ((2.0, syngen), (1.0, create_method("conform", stop=0.2)))
+    with pytest.raises(ValueError, match="did you mean 'auto'"):
+        resolve_control("aut")
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,17 @@ def _overview(classes):
     from rich.table import Table
     from rich.text import Text
 
+    from attncontrol.control import resolve_control
+    from attncontrol.losses.combining import control_name
+    from attncontrol.losses.presets import PRESETS
+
     table = Table("method", "what it does", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for name, cls in classes.items():
         layout = " Needs a layout." if cls.needs_layout else ""
         table.add_row(Text(name, "bold"), Text(cls.summary + layout).append(f"\n{cls.paper}", "dim"))
+    for name in PRESETS:
+        table.add_row(Text(name, "bold"), f"A preset: {control_name(resolve_control(name))}.")
     return table
 
 

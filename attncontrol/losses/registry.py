@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from attncontrol.losses.base import Method
+from attncontrol.losses.presets import PRESETS
 
 _methods: dict[str, type[Method]] = {}
 
@@ -34,7 +35,7 @@ def create_method(name: str, **settings: Any) -> Method:
     Raises ValueError for an unknown method or setting (with the nearest name there is) and for wrong types.
     """
     if name not in _methods:
-        raise ValueError(f"unknown method {name!r}{nearest(name, list(method_classes()))}")
+        raise ValueError(f"unknown method {name!r}{nearest(name, [*method_classes(), *PRESETS])}")
     cls = _methods[name]
     return cls(**convert_settings(cls, settings))
 
