@@ -5,6 +5,7 @@ python -m apps.emoji.train text --workdir WORK       # tokenizer and CLIP
 python -m apps.emoji.train oracle --workdir WORK     # the detector; writes the weights in the package
 python -m apps.emoji.train vae --workdir WORK        # decoder and encoder
 python -m apps.emoji.train unet --workdir WORK --seconds 36000   # stable phase, as long and as often as wanted
+torchrun --nproc-per-node 2 -m apps.emoji.train unet --workdir WORK   # likewise, a process per core
 python -m apps.emoji.train decay --workdir WORK --seconds 3600   # from there to learning rate zero
 python -m apps.emoji.train export --workdir WORK --state unet_decayed.pt   # into the package
 python -m apps.emoji.train restore --workdir WORK    # begin a work folder from the shipped weights
@@ -14,11 +15,13 @@ python -m apps.emoji.train all --workdir WORK --seconds 36000
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -80,6 +83,8 @@ def load_latents(workdir: Path) -> tuple[torch.Tensor, list[str]]:
 def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
     """Stable phase."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
     encoder = CLIPModel.from_pretrained(args.workdir / "clip").text_model.to(device)
     tokenizer = CLIPTokenizer.from_pretrained(args.workdir / "clip")
     trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
@@ -94,6 +95,32 @@ def learning_rate(step: int, decayed: float = 0.0) -> float:
     return LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * max(0.0, 1 - decayed)
 
 
+def process_count() -> int:
+    """Processes that share the work when started by torchrun, else 1."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Give every process the mean of all processes' gradients."""
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    dist.all_reduce(flat)
+    parts = (flat / process_count()).split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad.copy_(part.view_as(parameter))
+
+
+def share_of(seconds: float, started: float) -> float:
+    """How much of the time has passed, by the clock of the first process."""
+    passed = torch.tensor((time.time() - started) / seconds, dtype=torch.float64)
+    if process_count() > 1:
+        dist.broadcast(passed, 0)
+    return float(passed)
+
+
 class Trainer:
     """State of a run: model, EMA, optimizer, step and random generator, saved and restored as one file."""
 
@@ -105,7 +132,7 @@ class Trainer:
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.ema.to(device)
         self.scheduler = build_scheduler()
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(process_rank())
         self.step = 0
 
     def loss(self, latents: torch.Tensor, captions: list[str], generator: torch.Generator) -> torch.Tensor:
@@ -126,6 +153,8 @@ class Trainer:
         loss = self.loss(latents, captions, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if process_count() > 1:
+            average_gradients([*self.unet.parameters()])
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         self.ema.step(self.unet.parameters())
@@ -151,8 +180,11 @@ class Trainer:
             return
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
         self.step = state["step"]
+        if process_rank():
+            self.generator.manual_seed(self.step * process_count() + process_rank())
+        else:
+            self.generator.set_state(state["generator"].cpu())
 
     @torch.no_grad()
     def validation_loss(self, latents: torch.Tensor, captions: list[str]) -> float:
@@ -182,22 +214,24 @@ def run(
     held = 512
     started = time.time()
     target = workdir / ("unet_decayed.pt" if decay else "unet.pt")
-    rng = np.random.default_rng(trainer.step)
+    rng = np.random.default_rng([trainer.step, process_rank()])
     losses, saved, began, seen = [], time.time(), time.time(), 0
+    first = process_rank() == 0
     with open(workdir / "unet_curve.jsonl", "a") as curve:
-        while (passed := (time.time() - started) / seconds) < 1:
-            rows = rng.integers(held, len(latents), BATCH)
+        while (passed := share_of(seconds, started)) < 1:
+            rows = rng.integers(held, len(latents), BATCH // process_count())
             batch = latents[torch.from_numpy(rows)].float()
             losses.append(trainer.update(batch, [captions[row] for row in rows], passed if decay else 0.0))
             seen += BATCH
-            if trainer.step % 100 == 0:
+            if first and trainer.step % 100 == 0:
                 record = {"step": trainer.step, "loss": round(float(np.mean(losses)), 5), "time": time.time()}
                 record["rate"] = round(seen / (time.time() - began), 1)
                 if trainer.step % 800 == 0:
                     record["validation"] = round(trainer.validation_loss(latents[:held].float(), captions[:held]), 5)
                 print(json.dumps(record), file=curve, flush=True)
                 losses, began, seen = [], time.time(), 0
-            if time.time() - saved > save_every:
+            if first and time.time() - saved > save_every:
                 trainer.save(target)
                 saved = time.time()
-    trainer.save(target)
+    if first:
+        trainer.save(target)
