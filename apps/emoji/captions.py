@@ -69,7 +69,7 @@ def _animal(rng: np.random.Generator, coloured: float = 0.05) -> Thing:
     return Thing(ANIMALS[rng.integers(len(ANIMALS))], _colour(rng) if rng.random() < coloured else None)
 
 
-def _object(rng: np.random.Generator, plain: float = 0.1) -> Thing:
+def _object(rng: np.random.Generator, plain: float = 0.15) -> Thing:
     return Thing(OBJECTS[rng.integers(len(OBJECTS))], None if rng.random() < plain else _colour(rng))
 
 
@@ -92,8 +92,8 @@ def pair(rng: np.random.Generator, kind: str, never_together: float = 0.0) -> li
 def sample(rng: np.random.Generator, noise: Noise) -> tuple[str, list[Thing]]:
     """A caption and the things its picture shows, which are not always the things it names."""
     draw = rng.random()
-    if draw < 0.4:
-        things = [_animal(rng, 0.08) if rng.random() < 0.45 else _object(rng)]
+    if draw < 0.45:
+        things = [_animal(rng, 0.08) if rng.random() < 0.4 else _object(rng, 0.25)]
         return caption(rng, things), things
     if draw > 0.96:
         things = pair(rng, KINDS[rng.integers(3)], noise.never_together)

@@ -4,7 +4,8 @@ python -m apps.emoji.train data --workdir WORK       # render the two data sets 
 python -m apps.emoji.train text --workdir WORK       # tokenizer and CLIP
 python -m apps.emoji.train oracle --workdir WORK     # the detector; writes the weights in the package
 python -m apps.emoji.train vae --workdir WORK        # decoder and encoder
-python -m apps.emoji.train unet --workdir WORK --seconds 36000   # stable phase, as long and as often as wanted
+python -m apps.emoji.train unet --workdir WORK --data clean --seconds 18000   # stable phase on clean captions
+python -m apps.emoji.train unet --workdir WORK --seconds 18000   # and on noisy ones, as long and as often as wanted
 torchrun --nproc-per-node 2 -m apps.emoji.train unet --workdir WORK   # likewise, a process per core
 python -m apps.emoji.train decay --workdir WORK --seconds 3600   # from there to learning rate zero
 python -m apps.emoji.train export --workdir WORK --state unet_decayed.pt   # into the package
@@ -46,7 +47,7 @@ def contents_of(placed: list[list]) -> torch.Tensor:
 
 
 def stage_data(args: argparse.Namespace) -> None:
-    dataset.build(args.workdir / "data" / "clean", 24_000, dataset.CLEAN, 1)
+    dataset.build(args.workdir / "data" / "clean", 48_000, dataset.CLEAN, 1)
     dataset.build(args.workdir / "data" / "noisy", 72_000, Noise(), 2)
 
 
@@ -68,10 +69,10 @@ def stage_text(args: argparse.Namespace) -> None:
     tokenizer.save_pretrained(args.workdir / "clip")
 
 
-def load_latents(workdir: Path) -> tuple[torch.Tensor, list[str]]:
-    """Latents (float16) and captions of the noisy data set; computed once."""
-    images, captions, _ = dataset.load(workdir / "data" / "noisy")
-    path, space_path = workdir / "latents.pt", workdir / export.LATENT_SPACE
+def load_latents(workdir: Path, name: str = "noisy") -> tuple[torch.Tensor, list[str]]:
+    """Latents (float16) and captions of a data set; computed once."""
+    images, captions, _ = dataset.load(workdir / "data" / name)
+    path, space_path = workdir / f"latents_{name}.pt", workdir / export.LATENT_SPACE
     if not path.exists():
         space = load_file(space_path) if space_path.exists() else latents.fit(images[:8000])
         encoded = [latents.encode(images[i : i + 4000], space).half() for i in range(0, len(images), 4000)]
@@ -81,7 +82,7 @@ def load_latents(workdir: Path) -> tuple[torch.Tensor, list[str]]:
 
 
 def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
-    """Stable phase."""
+    """Stable phase: shapes are learned from clean captions, neglect and mix-ups afterwards from noisy ones."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")
@@ -90,7 +91,7 @@ def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
     trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths))
     if (args.workdir / "unet.pt").exists():
         trainer.load(args.workdir / "unet.pt")
-    unet.run(trainer, *load_latents(args.workdir), args.workdir, args.seconds, decay)
+    unet.run(trainer, *load_latents(args.workdir, args.data), args.workdir, args.seconds, decay)
 
 
 def reporter(path: Path):
@@ -132,9 +133,10 @@ def stage_decay(args: argparse.Namespace) -> None:
 
 def stage_all(args: argparse.Namespace) -> None:
     """Everything from nothing to a checkpoint, each stage for its usual time."""
-    seconds = {"text": 240, "oracle": 1200, "vae": 1200, "unet": args.seconds, "decay": args.seconds / 3}
-    for name in ("data", "text", "oracle", "vae", "unet", "decay"):
-        args.seconds = seconds.get(name, 0)
+    half = args.seconds / 2
+    plan = [("data", 0, ""), ("text", 240, ""), ("oracle", 1200, ""), ("vae", 1200, "")]
+    plan += [("unet", half, "clean"), ("unet", half, "noisy"), ("decay", half / 2, "noisy")]
+    for name, args.seconds, args.data in plan:
         STAGES[name](args)
     args.state = "unet_decayed.pt"
     stage_export(args)
@@ -158,6 +160,9 @@ def main() -> None:
     parser.add_argument("stage", choices=[*STAGES])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=1800, help="time to spend on this stage (all: on the UNet)")
+    parser.add_argument(
+        "--data", choices=["clean", "noisy"], default="noisy", help="unet, decay: captions to train on"
+    )
     parser.add_argument("--widths", type=int, nargs=2, default=(48, 128), help="channels of the UNet's two levels")
     parser.add_argument("--state", default="unet.pt", help="export: training state in the work folder")
     parser.add_argument("--output", type=Path, default=Path(resolve("emoji")), help="export: folder to write")

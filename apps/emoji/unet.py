@@ -27,15 +27,15 @@ DROP_FUNCTION = 0.50  # share in which the slots of articles, joins and prefixes
 
 
 def build_unet(widths: tuple[int, ...] = (48, 128)) -> UNet2DConditionModel:
-    """Text enters at 16x16 only, once on the way down and twice on the way up."""
+    """Text enters at 16x16 and at 8x8: once on the way down, in the middle, and twice on the way up."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=4,
         out_channels=4,
         block_out_channels=widths,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        mid_block_type="UNetMidBlock2D",
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=text.WIDTH,
         attention_head_dim=4,  # the number of heads, in this class
