@@ -248,6 +248,14 @@ def test_tuned_settings_apply_to_names_only(pipe, tmp_path):
     assert not torch.equal(own, plain)
 
 
+def test_a_subclass_of_a_controlled_pipeline_leaves_the_others_alone(stock, pipe):
+    class Own(type(pipe)):
+        pass
+
+    assert type(AttentionControlPipeline.from_pipe(stock)) is type(pipe)
+    assert type(Own.from_pipe(stock)) is Own
+
+
 def test_missing_incomplete_and_foreign_checkpoints(pipe, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         AttentionControlPipeline.from_pretrained(tmp_path / "nowhere")

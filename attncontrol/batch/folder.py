@@ -19,6 +19,7 @@ from attncontrol.files import atomic_file, write_text
 from attncontrol.imagefile import save_image
 
 TEMPORARY = ".*.tmp"
+FAILURES = "failures.jsonl"
 SIDECAR_KEYS = {"id", "seed", "key", "image_sha256", "source", "metadata", "recipe", "seconds"}
 
 
@@ -34,7 +35,7 @@ class OutputFolder:
     images/NAME.json       the side-car, written after it: key, SHA-256 of the image file, recipe, what was guided
     maps/NAME.png          attention overlays, if wanted
     metadata.jsonl         one line per image, as datasets' imagefolder reads it
-    failures.jsonl         the jobs that could not be made in the last run, with the reason
+    failures.jsonl         the jobs that could not be made in the last run, with the reason, as they happen
     run.json               settings, versions, counts and seconds of the last run
     .lock                  held while a run writes
 
@@ -126,14 +127,15 @@ class OutputFolder:
                 count += 1
         return count
 
-    def write_failures(self, failures: list[tuple[Job, str]]) -> None:
-        """Writes failures.jsonl, or removes it if there are none."""
-        path = self.path / "failures.jsonl"
-        if not failures:
-            path.unlink(missing_ok=True)
-            return
-        lines = ({"id": job.id, "seed": job.seed, "reason": why, "prompt": job.prompt} for job, why in failures)
-        write_text(path, "".join(_json(line) + "\n" for line in lines), overwrite=True)
+    def clear_failures(self) -> None:
+        """Removes the failures.jsonl of an earlier run."""
+        (self.path / FAILURES).unlink(missing_ok=True)
+
+    def add_failure(self, job: Job, reason: str) -> None:
+        """Adds a line to failures.jsonl, at once, so that the reasons outlive a run that is killed."""
+        line = {"id": job.id, "seed": job.seed, "reason": reason, "prompt": job.prompt}
+        with (self.path / FAILURES).open("ab", buffering=0) as file:  # one write a line: none is ever half there
+            file.write((_json(line) + "\n").encode())
 
     def run(self) -> dict[str, Any]:
         """run.json of the last run, empty if there is none."""

@@ -18,6 +18,7 @@ from attncontrol.batch.worker import Outcome
 from attncontrol.imagefile import package_versions
 
 Execute = Callable[[Iterable[list[Job]]], Iterator[Outcome]]
+FAILURES_SHOWN = 20
 
 
 class Maker(Protocol):
@@ -39,11 +40,15 @@ def one_by_one(maker: Maker) -> Execute:
 
 @dataclass
 class Counts:
-    """How far a run is. `found`: done before; `steps`: of the images made; `seconds` since the start."""
+    """How far a run is. `found`: done before; `steps`: of the images made; `seconds` since the start.
+
+    `failures` has the first FAILURES_SHOWN of the `failed` jobs with their reasons; failures.jsonl has all.
+    """
 
     total: int
     found: int = 0
     made: int = 0
+    failed: int = 0
     steps: int = 0
     failures: list[tuple[Job, str]] = field(default_factory=list)
     seconds: float = 0.0
@@ -55,7 +60,7 @@ class Counts:
 
     @property
     def seconds_left(self) -> float | None:
-        left = self.total - self.found - self.made - len(self.failures)
+        left = self.total - self.found - self.made - self.failed
         return left / self.rate if self.rate else None
 
 
@@ -86,22 +91,29 @@ class Run:
             started, ended = datetime.now(UTC), "interrupted"
             try:
                 self._make_missing()
-                ended = "complete" if not self.counts.failures else "with failures"
+                ended = "with failures" if self.counts.failed else "complete"
             finally:
                 self._write_summary(started, ended)
         return self.counts
 
     def _make_missing(self) -> None:
         started = time.perf_counter()
+        self.folder.clear_failures()
         for outcome in self.execute(batches(self._missing(), self.batch_size)):
             if outcome.made is None:
-                self.counts.failures.append((outcome.job, outcome.reason or "unknown"))
+                self._fail(outcome.job, outcome.reason or "unknown")
             else:
                 self.folder.add(outcome.job, outcome.job.key(self.model), outcome.made)
                 self.counts.made += 1
                 self.counts.steps += outcome.job.steps
             self.counts.seconds = time.perf_counter() - started
             self.progress(self.counts)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self.folder.add_failure(job, reason)
+        self.counts.failed += 1
+        if self.counts.failed <= FAILURES_SHOWN:
+            self.counts.failures.append((job, reason))
 
     def _missing(self) -> Iterator[Job]:
         for job in self.plan.jobs():
@@ -114,7 +126,6 @@ class Run:
     def _write_summary(self, started: datetime, ended: str) -> None:
         counts, before = self.counts, self.folder.run()
         images = self.folder.write_metadata()
-        self.folder.write_failures(counts.failures)
         self.folder.write_run(
             {
                 "ended": ended,
@@ -128,7 +139,7 @@ class Run:
                 "jobs": counts.total,
                 "made": counts.made,
                 "found": counts.found,
-                "failed": len(counts.failures),
+                "failed": counts.failed,
                 "images_in_folder": images,
                 "model_sha256": self.model,
                 "versions": package_versions(),

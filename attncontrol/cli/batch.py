@@ -14,7 +14,6 @@ from attncontrol.cli.options import DEFAULT_CONTROL
 if TYPE_CHECKING:
     from attncontrol.batch import Counts, OutputFolder, Plan, WorkerSettings
 
-SHOWN_FAILURES = 20
 REPORT_SECONDS = 30.0
 
 
@@ -109,7 +108,7 @@ def batch(
         counts = run(total, wait)
     _export(folder, contact_sheets, geneval, t2i_compbench)
     _show(counts, output)
-    if counts.failures:
+    if counts.failed:
         raise typer.Exit(1)
 
 
@@ -213,9 +212,9 @@ class _progress:
         self._bar.stop()
 
     def _update(self, counts: Counts) -> None:
-        done = counts.found + counts.made + len(counts.failures)
+        done = counts.found + counts.made + counts.failed
         left = "" if counts.seconds_left is None else f", {_duration(counts.seconds_left)} left"
-        failed = f", {len(counts.failures)} failed" if counts.failures else ""
+        failed = f", {counts.failed} failed" if counts.failed else ""
         text = f"{counts.rate:.2f} images/s{left}{failed}"
         self._bar.update(self._task, completed=done, description=text)
         if not self._terminal and self._clock() - self._reported > REPORT_SECONDS:
@@ -245,13 +244,13 @@ def _show(counts: Counts, output: Path) -> None:
     from rich.table import Table
 
     table = Table("jobs", "made", "found done", "failed", "time", "images/s", box=None, pad_edge=False)
-    numbers = (counts.total, counts.made, counts.found, len(counts.failures))
+    numbers = (counts.total, counts.made, counts.found, counts.failed)
     table.add_row(*map(str, numbers), _duration(counts.seconds), f"{counts.rate:.2f}")
     Console().print(table)
-    for job, reason in counts.failures[:SHOWN_FAILURES]:
+    for job, reason in counts.failures:
         typer.echo(f"failed: {job.name}: {reason}", err=True)
-    if len(counts.failures) > SHOWN_FAILURES:
-        typer.echo(f"... and {len(counts.failures) - SHOWN_FAILURES} more in {output / 'failures.jsonl'}", err=True)
+    if more := counts.failed - len(counts.failures):
+        typer.echo(f"... and {more} more in {output / 'failures.jsonl'}", err=True)
     typer.echo(f"images and metadata.jsonl in {output}")
 
 

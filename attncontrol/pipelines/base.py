@@ -47,7 +47,8 @@ class AttentionControlPipeline:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._forms[cls.stock_name] = cls
+        if "stock_name" in vars(cls):  # a subclass of a form is no form for others to get
+            cls._forms[cls.stock_name] = cls
         cls._forms[cls.__name__] = cls
 
     @classmethod

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from attncontrol.batch import OutputFolder, Plan
-from attncontrol.models import resolve, tuned_settings
+from attncontrol.models import default_guidance_scale, resolve, tuned_settings
 
 KILLS = 3
 ROWS = 24
@@ -42,7 +42,7 @@ def test_kills_of_a_run_on_the_bundled_model(tmp_path):
 
     run = json.loads((output / "run.json").read_text())
     assert (run["found"], run["made"], run["failed"]) == (len(kept), ROWS - len(kept), 0)
-    defaults = {"control": "syngen", "steps": 10}
+    defaults = {"control": "syngen", "steps": 10, "guidance_scale": default_guidance_scale("emoji")}
     jobs = list(Plan([prompts], defaults, tuned=tuned_settings(resolve("emoji"))).jobs())
     folder = OutputFolder(output)
     assert all(folder.has(job, job.key(run["model_sha256"])) for job in jobs)

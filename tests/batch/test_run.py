@@ -13,7 +13,7 @@ from PIL import Image
 
 from attncontrol.batch import FolderBusyError, OutputFolder, Plan, Run
 from attncontrol.batch.groups import WAITING_BATCHES, batches
-from attncontrol.batch.runner import one_by_one
+from attncontrol.batch.runner import FAILURES_SHOWN, one_by_one
 from attncontrol.imagefile import read_recipe
 from tests.batch.stand_in import FINGERPRINT, StandIn, pixels, run
 
@@ -93,6 +93,21 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path):
     prompts.write_text("a\nb\n")
     assert run([prompts], tmp_path / "out").found == 2
     assert not (tmp_path / "out" / "failures.jsonl").exists()
+
+
+def test_reasons_of_failures_outlive_a_kill(tmp_path):
+    prompts, file = tmp_path / "p.txt", tmp_path / "out" / "failures.jsonl"
+    prompts.write_text("".join(f"please fail {i}\n" for i in range(FAILURES_SHOWN + 5)) + "a\n")
+    written = []
+
+    class Watching(StandIn):
+        def make(self, jobs):
+            written.append(len(file.read_text().splitlines()) if file.exists() else 0)
+            return super().make(jobs)
+
+    counts = run([prompts], tmp_path / "out", batch_size=1, maker=Watching())
+    assert written == list(range(FAILURES_SHOWN + 6))
+    assert (counts.failed, len(counts.failures)) == (FAILURES_SHOWN + 5, FAILURES_SHOWN)
 
 
 def test_an_interruption_leaves_a_whole_folder(prompts, tmp_path):

@@ -136,4 +136,5 @@ def test_the_fingerprint_is_the_same_wherever_the_model_lies(tmp_path, worker):
 def test_overlays(tmp_path, worker):
     worker.maps = True
     outcomes = worker.make(jobs(tmp_path, ROWS[:1]))
+    assert outcomes[0].reason is None
     assert outcomes[0].made.overlays.width > 3 * 200  # the image and two subjects
