@@ -1,6 +1,8 @@
 """The metrics on small random models of the real classes."""
 
+import re
 import string
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 from attncontrol.evaluation.metrics import METRICS, Picture, create_metric, subjects_of
-from attncontrol.evaluation.metrics.clip_similarity import ClipEmbedder
+from attncontrol.evaluation.metrics.clip_similarity import ClipEmbedder, ClipSimilarity, put_into
 from tests import tiny
 
 SIZE = {"height": 32, "width": 32}
@@ -60,6 +62,8 @@ def blip_folder(tmp_path_factory):
         "[MASK]",
         "[DEC]",
         *string.ascii_lowercase,
+        "picture",
+        "of",
         "cat",
         "red",
         "crown",
@@ -81,12 +85,10 @@ def blip_folder(tmp_path_factory):
 
 def test_clip_similarity_is_the_models_own_cosine(clip_folder):
     embedder = ClipEmbedder(clip_folder, templates=("{}",))
-    from attncontrol.evaluation.metrics.clip_similarity import ClipSimilarity
-
     scores = ClipSimilarity(embedder).score(PICTURES)
     model, processor = CLIPModel.from_pretrained(clip_folder).eval(), CLIPProcessor.from_pretrained(clip_folder)
     texts = [PICTURES[0].prompt, *subjects_of(PICTURES[0].prompt)]
-    assert texts[1:] == ["red crown", "blue bow"]
+    assert texts[1:] == ["a red crown", "a blue bow"]
     inputs = processor(text=texts, images=[PICTURES[0].image], return_tensors="pt", padding=True)
     with torch.inference_mode():
         cosines = (model(**inputs).logits_per_image[0] / model.logit_scale.exp()).tolist()
@@ -107,17 +109,43 @@ def test_templates_are_averaged(clip_folder):
     mean = (embedder.texts(["a photo of a cat", "a cat"])).mean(0)
     assert torch.allclose(embedder.prompts(["a cat"])[0], mean / mean.norm(), atol=1e-6)
     assert embedder.texts(["a cat " * 200]).isfinite().all()  # cut to the model's length
+    templates = ClipEmbedder(clip_folder).templates
+    assert len(set(templates)) == 80 and all(template.count("{}") == 1 for template in templates)
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "expected"),
+    [
+        ("a photo of a {}.", "a cat and a frog", "a photo of a cat and a frog."),
+        ("the {} in a video game.", "an apple", "an apple in a video game."),
+        ("a photo of a large {}.", "a panda", "a photo of a large a panda."),
+        ("a photo of a {}.", "anchovies", "a photo of a anchovies."),
+    ],
+)
+def test_a_template_gives_way_to_the_articles_of_a_text(template, text, expected):
+    assert put_into(template, text) == expected
+
+
+def test_subjects_are_the_halves_that_attend_and_excite_compares():
+    for file in ("animals", "animals_objects", "objects"):
+        lines = (Path(__file__).parents[2] / "prompts" / f"{file}.txt").read_text().splitlines()
+        prompts = [line for line in lines if line and not line.startswith("#")]
+        assert len(prompts) in (66, 144)
+        for prompt in prompts:
+            assert subjects_of(prompt) == re.split(" and | with ", prompt)
+    assert subjects_of("Two cats near the old barn") == ["cats", "the old barn"]
 
 
 def test_blip_caption_and_its_similarity(clip_folder, blip_folder):
     metric = create_metric("blip", clip_model=clip_folder, blip_model=blip_folder)
     scores = metric.score(PICTURES)
     model, processor = BlipForConditionalGeneration.from_pretrained(blip_folder).eval(), metric.processor
-    inputs = processor(images=PICTURES[0].image, return_tensors="pt")
+    inputs = processor(images=PICTURES[0].image, text="a picture of", return_tensors="pt")
     with torch.inference_mode():
-        tokens = model.generate(**inputs, num_beams=3, max_new_tokens=30)
-    caption = processor.decode(tokens[0], skip_special_tokens=True).strip()
-    assert scores[0]["blip_caption"] == caption != ""
+        tokens = model.generate(**inputs, num_beams=3, min_length=10, max_length=30)
+    whole = processor.decode(tokens[0], skip_special_tokens=True)
+    caption = scores[0]["blip_caption"]
+    assert whole == f"[DEC] a picture of {caption}" and caption and 10 <= len(tokens[0]) <= 30
     embedder = ClipEmbedder(clip_folder)
     expected = float(embedder.texts([caption])[0] @ embedder.prompts([PICTURES[0].prompt])[0])
     assert scores[0]["blip_caption_similarity"] == pytest.approx(expected, abs=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -9,6 +10,7 @@ from typing import ClassVar, Protocol
 from PIL import Image
 
 from attncontrol.prompt import parse_prompt
+from attncontrol.prompt.structure import Entity
 
 Score = dict[str, float | str | None]
 
@@ -34,5 +36,14 @@ class Metric(Protocol):
 
 
 def subjects_of(prompt: str) -> list[str]:
-    """The prompt's entities with their modifiers, "red crown"; the same for all methods, whatever was guided."""
-    return [entity.text for entity in parse_prompt(prompt).entities]
+    """The prompt's entities with their articles and modifiers, "a red crown"; the same for all methods.
+
+    Of the prompts of the Attend-and-Excite benchmark these are the halves which its evaluation compares.
+    """
+    return [_with_article(prompt, entity) for entity in parse_prompt(prompt).entities]
+
+
+def _with_article(prompt: str, entity: Entity) -> str:
+    start = min(word.span[0] for word in (*entity.modifiers, entity.word))
+    article = re.search(r"\b(an?|the)\s+$", prompt[:start], re.IGNORECASE)
+    return f"{article[1]} {entity.text}" if article else entity.text

@@ -1,4 +1,8 @@
-"""BLIP caption text-text similarity: how near the prompt is to what a captioner sees (A&E, section 5)."""
+"""BLIP caption text-text similarity: how near the prompt is to what a captioner sees (A&E, section 5).
+
+As in the evaluation code of Attend-and-Excite, which takes the captions as LAVIS makes them: continuing "a picture
+of", beam search with 3 beams, 10 to 30 tokens of which that beginning is a part.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ from attncontrol.evaluation.metrics.base import Picture, Score
 from attncontrol.evaluation.metrics.clip_similarity import ClipEmbedder
 
 BLIP_MODEL = "Salesforce/blip-image-captioning-base"
-CAPTION_TOKENS = 30
+BEGINNING = "a picture of"
+SEARCH = {"num_beams": 3, "min_length": 10, "max_length": 30}
 
 
 class BlipCaption:
-    """Cosine similarity, by CLIP's text encoder, of the prompt and BLIP's caption (beam search, 3 beams)."""
+    """Cosine similarity, by CLIP's text encoder, of the prompt (in the templates) and BLIP's caption (as it is)."""
 
     columns: ClassVar[dict[str, str]] = {"blip_caption_similarity": "CLIP similarity of prompt and BLIP's caption"}
 
@@ -43,6 +48,7 @@ class BlipCaption:
     def captions(self, pictures: Sequence[Picture]) -> list[str]:
         """What BLIP says the pictures show."""
         images = [picture.image.convert("RGB") for picture in pictures]
-        pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-        tokens = self.model.generate(pixels, num_beams=3, max_new_tokens=CAPTION_TOKENS)
-        return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        inputs = self.processor(images, [BEGINNING] * len(images), return_tensors="pt").to(self.device)
+        tokens = self.model.generate(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"], **SEARCH)
+        new = tokens[:, inputs["input_ids"].shape[1] - 1 :]  # the end of the beginning is cut off
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]

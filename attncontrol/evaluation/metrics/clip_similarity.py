@@ -1,8 +1,15 @@
-"""CLIP image-text similarity: the full prompt, and the smallest over its subjects (A&E, section 5)."""
+"""CLIP image-text similarity: the full prompt, and the smallest over its subjects (A&E, section 5).
+
+As in the evaluation code of Attend-and-Excite: CLIP ViT-B/16, texts in the 80 sentences for ImageNet of CLIP (Radford
+et al., 2021, section 3.1.4), of which the embeddings are averaged.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -12,14 +19,15 @@ from transformers import CLIPModel, CLIPProcessor
 from attncontrol.evaluation.metrics.base import Picture, Score, subjects_of
 
 CLIP_MODEL = "openai/clip-vit-base-patch16"
-TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image showing {}")
+TEMPLATES = tuple(Path(__file__).with_name("imagenet_templates.txt").read_text(encoding="utf-8").splitlines())
+KEPT_TEXTS = 1024  # their embeddings, since a prompt comes again with every seed and method
 
 
 class ClipEmbedder:
     """A CLIP model's normalised embeddings of images and texts: float32 [n, dim] on the CPU.
 
     `templates`: sentences a text is put into; their embeddings are averaged. Raises ValueError if there is no such
-    model. (A&E averages over 80 templates for photographs; numbers compare only within one set of templates.)
+    model.
     """
 
     def __init__(self, model: str = CLIP_MODEL, device: str = "cpu", templates: Sequence[str] = TEMPLATES) -> None:
@@ -29,6 +37,7 @@ class ClipEmbedder:
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot load the CLIP model {model!r}: {error}") from error
         self.device, self.templates = device, tuple(templates)
+        self._prompt = functools.lru_cache(KEPT_TEXTS)(self._embed_prompt)
 
     @torch.inference_mode()
     def images(self, pictures: Sequence[Picture]) -> Tensor:
@@ -38,8 +47,11 @@ class ClipEmbedder:
 
     def prompts(self, texts: Sequence[str]) -> Tensor:
         """Texts put into the templates."""
-        embeddings = [self.texts([template.format(text) for template in self.templates]) for text in texts]
-        return torch.stack([_normalised(embedding.mean(0, keepdim=True))[0] for embedding in embeddings])
+        return torch.stack([self._prompt(text) for text in texts])
+
+    def _embed_prompt(self, text: str) -> Tensor:
+        embeddings = self.texts([put_into(template, text) for template in self.templates])
+        return _normalised(embeddings.mean(0, keepdim=True))[0]
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -70,6 +82,13 @@ class ClipSimilarity:
     def _score(self, image: Tensor, picture: Picture) -> Score:
         full, *parts = (self.embedder.prompts([picture.prompt, *subjects_of(picture.prompt)]) @ image).tolist()
         return {"clip_full": full, "clip_min_subject": min(parts, default=None)}
+
+
+def put_into(template: str, text: str) -> str:
+    """A text in a template, without the template's article where the text brings its own ("a photo of a cat")."""
+    if re.match(r"(?:a|an|the)\s", text, re.IGNORECASE):
+        template = re.sub(r"\b(?:a|the) \{\}", "{}", template)
+    return template.replace("{}", text)
 
 
 def _normalised(embeddings: Tensor) -> Tensor:
