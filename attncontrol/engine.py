@@ -128,7 +128,7 @@ class Engine:
             raise ValueError(f"{images} images cannot be shared evenly among {prompts} prompts")
         for row in range(images):
             subject = self.subjects[row // (images // prompts)]
-            self.images.append(ImageState(row, subject, ImageRecord(subject.structure)))
+            self.images.append(ImageState(row, subject, ImageRecord(subject.structure, layout=subject.layout)))
 
     def _start_step(self, image: ImageState, timestep: float) -> None:
         image.record.steps.append(StepRecord(self.index, timestep))

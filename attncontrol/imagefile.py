@@ -14,6 +14,8 @@ from PIL import Image, PngImagePlugin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attncontrol.files import atomic_file
+from attncontrol.layout import layout_to_json
+from attncontrol.layout.reading import AUTO
 from attncontrol.losses.base import MethodSum
 from attncontrol.losses.combining import control_to_json
 from attncontrol.record import ImageRecord
@@ -29,7 +31,7 @@ class Recipe:
 
     `control` has one entry per method: {"method", "weight", all its settings}; empty for plain sampling. `subjects`
     are those that were guided: {"text", "noun": {"text", "token_indices"}, "modifiers": [...]}, start of text = 0.
-    `layout` is as the caller gave it. `versions` maps package to version.
+    `layout` is as the caller gave it, and for "auto" the boxes that were used. `versions` maps package to version.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -99,9 +101,15 @@ def recipe_of(
         dtype=str(pipe.dtype).removeprefix("torch."),
         control=tuple(control_to_json(control)) if control else (),
         subjects=_subjects(record),
-        layout=layout,
+        layout=_layout(layout, record),
         versions=package_versions(),
     )
+
+
+def _layout(given: Any, record: ImageRecord | None) -> Any:
+    if given != AUTO or record is None or record.layout is None:
+        return given
+    return layout_to_json(record.structure, record.layout)
 
 
 def package_versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from attncontrol.layout import Layout
 from attncontrol.prompt.structure import PromptStructure
 
 
@@ -29,12 +30,14 @@ class ImageRecord:
     """One image of a run.
 
     `maps` is float32 [steps, subjects, height, width] on the CPU: the mean cross-attention of each subject's noun,
-    raw probabilities (None unless recorded).
+    raw probabilities (None unless recorded). `layout` has the boxes and masks that were used, one entry per entity of
+    `structure` (None if no layout was given).
     """
 
     structure: PromptStructure
     steps: list[StepRecord] = field(default_factory=list)
     maps: Tensor | None = None
+    layout: Layout | None = None
 
     @property
     def subjects(self) -> dict[str, tuple[int, ...]]:

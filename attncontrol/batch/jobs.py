@@ -64,7 +64,7 @@ class Job:
 
 
 def _layout_digest(layout: Any) -> Any:
-    """What a layout says, whatever files it says it in."""
+    """What a layout says, whatever mask files it names."""
     if layout is None or layout == "auto":
         return layout
     placed: RawLayout = read_layout(layout)

@@ -138,7 +138,7 @@ Size = Annotated[int, Whole, Field(ge=8, le=8192), AfterValidator(_size)]
 
 
 class Row(BaseModel):
-    """One validated row. `control` and `layout` are as given (paths in a layout made absolute), None for none."""
+    """One validated row. `control` is as given, `layout` what `absolute_layout` makes of it; None for none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -209,7 +209,10 @@ def _localise_layout(given: dict[str, Any], file: Path, files: bool) -> list[str
 
 
 def absolute_layout(layout: Any, folder: Path | None) -> Any:
-    """A layout with its file names relative to `folder`; without a folder a file name raises ValueError."""
+    """What a layout says, with absolute names of mask files; the names are relative to `folder`, or to a layout file.
+
+    Raises ValueError for a file that cannot be read, and without a folder for any file name.
+    """
 
     def path(value: Any) -> Any:
         if not isinstance(value, str):
@@ -221,7 +224,11 @@ def absolute_layout(layout: Any, folder: Path | None) -> Any:
         return str((folder / value).resolve())
 
     if isinstance(layout, str):
-        return layout if layout == "auto" else path(layout)
+        if layout == "auto":
+            return layout
+        file = Path(path(layout))
+        read_layout(file)
+        return absolute_layout(json.loads(file.read_text(encoding="utf-8")), file.parent)
     if not isinstance(layout, dict):
         return layout
     objects = layout.get("objects")

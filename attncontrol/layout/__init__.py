@@ -2,7 +2,7 @@
 
 from attncontrol.layout.automatic import automatic_layout
 from attncontrol.layout.llm import layout_request, read_layout_answer
-from attncontrol.layout.placing import place
+from attncontrol.layout.placing import layout_to_json, place
 from attncontrol.layout.reading import PlacedPhrase, RawLayout, read_layout
 from attncontrol.layout.regions import Box, Layout, Region, bounding_box, cell_box, cell_mask, cell_masks
 
@@ -18,6 +18,7 @@ __all__ = [
     "cell_mask",
     "cell_masks",
     "layout_request",
+    "layout_to_json",
     "place",
     "read_layout",
     "read_layout_answer",

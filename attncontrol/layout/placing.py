@@ -39,6 +39,24 @@ def place(
     return dataclasses.replace(structure, entities=entities), Layout(tuple(tuple(r) for r in regions))
 
 
+def layout_to_json(structure: PromptStructure, layout: Layout) -> dict[str, Any]:
+    """The boxes of a prompt's entities in the JSON form that `read_layout` reads; a mask becomes the box around it.
+
+    Entities are told apart by their tokens, so that reading it back gives each the same regions.
+    """
+    return {
+        "objects": [
+            {
+                "phrase": entity.text,
+                "boxes": [list(box) for box in boxes],
+                **({"tokens": list(entity.token_indices)} if entity.token_indices else {}),
+            }
+            for entity, boxes in zip(structure.entities, layout.boxes, strict=True)
+            if boxes
+        ]
+    }
+
+
 class _Placer:
     def __init__(self, structure: PromptStructure, tokenizer: Any):
         self.structure, self.tokenizer = structure, tokenizer

@@ -3,6 +3,7 @@ import json
 import tracemalloc
 
 import pytest
+from PIL import Image
 
 from attncontrol.batch import Plan
 
@@ -85,7 +86,20 @@ def test_layouts_and_masks_are_read_relative_to_the_prompt_file(tmp_path):
     job = next(plan(tmp_path, rows, skip_invalid=True).jobs())
     key = job.key("m")
     (tmp_path / "boxes.json").write_text('{"cat": [0, 0, 0.6, 1]}')
-    assert job.key("m") != key  # the file's name is the same, what it says is not
+    assert job.key("m") == key  # a job does not change while it waits
+    assert next(plan(tmp_path, rows, skip_invalid=True).jobs()).key("m") != key
+    assert job.layout == {"cat": [0, 0, 0.5, 1]}
+
+
+def test_masks_of_a_layout_file_are_relative_to_it(tmp_path):
+    (tmp_path / "sub").mkdir()
+    Image.new("L", (4, 4), 255).save(tmp_path / "sub" / "whole.png")
+    (tmp_path / "sub" / "cat.json").write_text('{"objects": [{"phrase": "cat", "mask": "whole.png"}]}')
+    job = next(plan(tmp_path, [{"prompt": "a cat", "layout": "sub/cat.json"}]).jobs())
+    assert job.layout == {"objects": [{"phrase": "cat", "mask": str(tmp_path / "sub" / "whole.png")}]}
+    key = job.key("m")
+    Image.new("L", (4, 2), 255).save(tmp_path / "sub" / "whole.png")
+    assert job.key("m") != key  # the mask's name is the same, its pixels are not
 
 
 def test_the_key_holds_everything_that_determines_the_image(tmp_path):

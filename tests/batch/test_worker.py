@@ -67,6 +67,20 @@ def test_a_job_gives_the_image_of_the_pipeline(tmp_path, worker):
     assert (made.recipe.width, made.recipe.height) == made.image.size
 
 
+def test_the_recipe_of_an_automatic_layout_has_the_boxes(tmp_path, worker):
+    row = {"prompt": "a cat above a red cat", "control": "layout-guidance", "layout": "auto"}
+    made = worker.make(jobs(tmp_path, [row]))[0].made
+    first, second = made.recipe.layout["objects"]
+    assert (first["phrase"], second["phrase"]) == ("cat", "red cat")
+    assert first["boxes"][0][3] <= second["boxes"][0][1], "above"
+    recipe = json.loads(made.recipe.to_json())
+    again = worker.make(jobs(tmp_path, [{**row, "control": recipe["control"], "layout": recipe["layout"]}]))[0].made
+    assert np.array_equal(np.asarray(again.image), np.asarray(made.image))
+    swapped = {"objects": [{**first, "boxes": second["boxes"]}, {**second, "boxes": first["boxes"]}]}
+    other = worker.make(jobs(tmp_path, [{**row, "layout": swapped}]))[0].made
+    assert not np.array_equal(np.asarray(other.image), np.asarray(made.image))
+
+
 def test_one_bad_job_does_not_spoil_its_batch(tmp_path, worker):
     rows = [*ROWS[:3], {"prompt": "a cat", "subjects": [70]}]
     outcomes = worker.make(jobs(tmp_path, rows, control="syngen"))
