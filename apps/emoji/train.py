@@ -5,7 +5,7 @@ python -m apps.emoji.train text --workdir WORK       # tokenizer and CLIP
 python -m apps.emoji.train oracle --workdir WORK     # the detector; writes the weights in the package
 python -m apps.emoji.train vae --workdir WORK        # decoder and encoder
 python -m apps.emoji.train unet --workdir WORK --data clean --seconds 18000   # stable phase on clean captions
-python -m apps.emoji.train unet --workdir WORK --seconds 18000   # and on noisy ones, as long and as often as wanted
+python -m apps.emoji.train unet --workdir WORK --seconds 18000   # and noisy ones, as long and as often as wanted
 torchrun --nproc-per-node 2 -m apps.emoji.train unet --workdir WORK   # likewise, a process per core
 python -m apps.emoji.train decay --workdir WORK --seconds 3600   # from there to learning rate zero
 python -m apps.emoji.train export --workdir WORK --state unet_decayed.pt   # into the package
@@ -82,7 +82,7 @@ def load_latents(workdir: Path, name: str = "noisy") -> tuple[torch.Tensor, list
 
 
 def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
-    """Stable phase: shapes are learned from clean captions, neglect and mix-ups afterwards from noisy ones."""
+    """Stable phase: shapes are learned from clean captions, neglect and mix-ups afterwards from noisy ones too."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")
@@ -91,7 +91,9 @@ def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
     trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths))
     if (args.workdir / "unet.pt").exists():
         trainer.load(args.workdir / "unet.pt")
-    unet.run(trainer, *load_latents(args.workdir, args.data), args.workdir, args.seconds, decay)
+    sets = [load_latents(args.workdir, name) for name in args.data]
+    rows, captions = torch.cat([rows for rows, _ in sets]), [text for _, captions in sets for text in captions]
+    unet.run(trainer, rows, captions, args.workdir, args.seconds, decay)
 
 
 def reporter(path: Path):
@@ -134,8 +136,9 @@ def stage_decay(args: argparse.Namespace) -> None:
 def stage_all(args: argparse.Namespace) -> None:
     """Everything from nothing to a checkpoint, each stage for its usual time."""
     half = args.seconds / 2
-    plan = [("data", 0, ""), ("text", 240, ""), ("oracle", 1200, ""), ("vae", 1200, "")]
-    plan += [("unet", half, "clean"), ("unet", half, "noisy"), ("decay", half / 2, "noisy")]
+    both = ["clean", "noisy"]
+    plan = [("data", 0, []), ("text", 240, []), ("oracle", 1200, []), ("vae", 1200, [])]
+    plan += [("unet", half, both[:1]), ("unet", half, both), ("decay", half / 2, both)]
     for name, args.seconds, args.data in plan:
         STAGES[name](args)
     args.state = "unet_decayed.pt"
@@ -161,7 +164,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=1800, help="time to spend on this stage (all: on the UNet)")
     parser.add_argument(
-        "--data", choices=["clean", "noisy"], default="noisy", help="unet, decay: captions to train on"
+        "--data", choices=["clean", "noisy"], nargs="+", default=["clean", "noisy"], help="unet, decay: captions"
     )
     parser.add_argument("--widths", type=int, nargs=2, default=(48, 128), help="channels of the UNet's two levels")
     parser.add_argument("--state", default="unet.pt", help="export: training state in the work folder")
