@@ -18,6 +18,7 @@ from attncontrol.losses.combining import parse_terms, with_settings
 from attncontrol.losses.presets import PRESETS
 from attncontrol.losses.registry import create_method
 from attncontrol.prompt import resolve_subjects, structure_of
+from attncontrol.prompt.align import check_second_tokenizer
 from attncontrol.record import ControlRecord
 
 Control = str | Method | MethodSum | Mapping[str, Any] | Sequence[Any] | None
@@ -217,6 +218,8 @@ def prepare_subjects(
     prepared = []
     for text, wanted, places in zip(prompts, subjects, layouts, strict=True):
         subject = _prepare_subject(family, text, wanted, places, parser)
+        for other in family.tokenizers[1:] if text is not None else ():
+            check_second_tokenizer(subject.structure, family.tokenizer, other)
         for _, method in methods.parts:
             method.check(Context(subject.structure, 0, 1, layout=subject.layout, drop_padding=family.drop_padding))
         prepared.append(subject)

@@ -16,7 +16,7 @@ from attncontrol.families import UNetFamily
 from attncontrol.guided_pass import GuidedPass
 from attncontrol.layout import Layout
 from attncontrol.losses.base import Context, Evaluation, Method, MethodSum
-from attncontrol.maps import AttentionMaps, Layer, Size, choose_size
+from attncontrol.maps import AttentionMaps, Layer, choose_size
 from attncontrol.prompt.structure import PromptStructure
 from attncontrol.record import ControlRecord, ImageRecord, StepRecord
 
@@ -85,6 +85,8 @@ class Engine:
         self.record_maps, self.low_memory = record_maps, low_memory
         self.images: list[ImageState] = []
         self.index = self.count = 0
+        self.layers: list[list[Layer]] = []  # what each part looks at
+        self.recorded_layers: list[Layer] = []
 
     @property
     def record(self) -> ControlRecord:
@@ -100,8 +102,8 @@ class Engine:
         """
         self.index, self.count = index, count
         with torch.inference_mode(False), torch.enable_grad():
-            layers = self.family.layers(tuple(call["sample"].shape[-2:]))
-            pass_ = GuidedPass(self.family, call, self._wanted(layers), self.low_memory)
+            layers = self._choose_layers(self.family.layers(tuple(call["sample"].shape[-2:])))
+            pass_ = GuidedPass(self.family, call, layers, self.low_memory)
             if not self.images:
                 self._start_run(pass_.images)
             for image in self.images:
@@ -110,16 +112,18 @@ class Engine:
             while waiting := [image for image in self.images if image.request]:
                 latents = self._round(pass_, latents, waiting)
             if self.record_maps:
-                self._record_maps(pass_, latents, choose_size(layers))
+                self._record_maps(pass_, latents)
         moved = any(image.step.moved for image in self.images)
         return latents - pass_.start if moved else None
 
-    def _wanted(self, layers: Sequence[Layer]) -> list[Layer]:
-        """The layers that the parts, and the recorded maps, are made of."""
-        wanted = {layer.name for _, method in self.parts for layer in method.select_layers(layers)}
+    def _choose_layers(self, layers: Sequence[Layer]) -> list[Layer]:
+        """The layers that any part, or the recorded maps, are made of, out of all there are."""
+        self.layers = [method.select_layers(layers) for _, method in self.parts]
         if self.record_maps:
-            size = choose_size(layers)
-            wanted |= {layer.name for layer in layers if layer.is_cross and layer.size == size}
+            default = [layer for layer in layers if layer.by_default and layer.is_cross]
+            size = choose_size(default)
+            self.recorded_layers = [layer for layer in default if layer.size == size]
+        wanted = {layer.name for part in (*self.layers, self.recorded_layers) for layer in part}
         return [layer for layer in layers if layer.name in wanted]
 
     def _start_run(self, images: int) -> None:
@@ -203,7 +207,7 @@ class Engine:
             if part in image.evaluations:
                 continue
             method = self.parts[part][1]
-            evaluation = method.evaluate(image.maps, self._context(image, part))
+            evaluation = method.evaluate(image.maps.of(self.layers[part]), self._context(image, part))
             image.evaluations[part] = evaluation
             image.next_carries[part] = evaluation.carry
             image.step.losses.setdefault(method.name, []).append(evaluation.loss.item())
@@ -226,11 +230,11 @@ class Engine:
             terms.append(weight * (evaluation.objective if refining else evaluation.loss))
         return torch.stack(terms).sum()
 
-    def _record_maps(self, pass_: GuidedPass, latents: Tensor, size: Size) -> None:
+    def _record_maps(self, pass_: GuidedPass, latents: Tensor) -> None:
         """Adds every subject's map at the latents that go into this step."""
         with torch.no_grad(), pass_.run(latents, range(pass_.images)) as (_, maps):
             for image, image_maps in zip(self.images, maps, strict=True):
-                attention = image_maps.mean_cross(size).cpu()
+                attention = image_maps.of(self.recorded_layers).mean_cross(self.recorded_layers[0].size).cpu()
                 words = [list(entity.word.token_indices) for entity in image.subject.structure.entities]
                 if not words:
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,13 +22,20 @@ class Layer:
     """One attention layer of a denoiser, as the methods see it when they choose what to capture.
 
     `name` is the module's dotted name, `place` the part of the network it sits in, `is_cross` whether its keys
-    are text tokens, `size` the (height, width) of its queries for the latents at hand.
+    are text tokens, `size` the (height, width) of its queries for the latents at hand, `by_default` whether methods
+    look at it unless told otherwise.
     """
 
     name: str
     place: Place
     is_cross: bool
     size: Size
+    by_default: bool = True
+
+    @property
+    def path(self) -> str:
+        """Place, block, attention and transformer block as patterns name them: "up.0.1.3", in the middle "mid.0.3"."""
+        return ".".join([self.place, *re.findall(r"\.(\d+)", self.name)])
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,43 @@ class LayerMap:
     probabilities: Tensor
 
 
+def match_layers(layers: Sequence[Layer], patterns: str) -> list[Layer]:
+    """The layers that a pattern like "down", "up.0" or "down.2.1, mid" names, each by the start of its path.
+
+    Raises ValueError for a pattern of another form and for one that no layer matches.
+    """
+    chosen: set[str] = set()
+    for pattern in split_patterns(patterns):
+        found = {m.name for m in layers if f"{m.path}.".startswith(f"{pattern}.")}
+        if not found:
+            blocks = dict.fromkeys(".".join(m.path.split(".")[: 1 if m.place == "mid" else 2]) for m in layers)
+            raise ValueError(f"no attention layer matches {pattern!r}; there are layers in {', '.join(blocks)}")
+        chosen |= found
+    return [layer for layer in layers if layer.name in chosen]
+
+
+def split_patterns(patterns: str) -> list[str]:
+    """The patterns of a list separated by commas. Raises ValueError for one that could match no layer."""
+    split = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in split:
+        if not re.fullmatch(rf"({'|'.join(PLACES)})(\.\d+)*", pattern):
+            raise ValueError(
+                f"layers cannot be {pattern!r}: name down, mid or up, or parts of them by block, attention and "
+                "transformer block, as in 'down.2' or 'up.0.1.3', separated by commas"
+            )
+    return split
+
+
 @dataclass(frozen=True)
 class AttentionMaps:
     """All layers captured in one guided forward, for one image, in order of execution."""
 
     layers: tuple[LayerMap, ...]
+
+    def of(self, layers: Sequence[Layer]) -> AttentionMaps:
+        """The maps of these layers only."""
+        names = {layer.name for layer in layers}
+        return AttentionMaps(tuple(m for m in self.layers if m.layer.name in names))
 
     def cross(self, size: Size | None = None) -> list[LayerMap]:
         """Cross-attention layers, only those with `size` = (height, width) queries if given."""

@@ -123,20 +123,21 @@ def test_hooks_of_other_libraries_run_and_stay(stock):
     remove_hook_from_module(pipe.unet)
 
 
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.stable_diffusion_xl], ids=["1.x", "XL"])
 @pytest.mark.parametrize("cls", [EulerDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler])
-def test_first_update_is_the_same_with_every_input_scale(cls, monkeypatch):
+def test_first_update_is_the_same_with_every_input_scale(make, cls, monkeypatch):
     """At equal model input, input and sample move as with DDIM, the sample in its scheduler's own scale."""
     noise = torch.randn(1, 4, 16, 16, generator=generator())
-    reference = first_moves(DDIMScheduler, noise, monkeypatch)
-    model_input, sample = first_moves(cls, noise, monkeypatch)
+    reference = first_moves(make, DDIMScheduler, noise, monkeypatch)
+    model_input, sample = first_moves(make, cls, noise, monkeypatch)
     assert reference[0].abs().max() > 1e-3
     torch.testing.assert_close(model_input, reference[0], rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(sample, reference[0], rtol=1e-3, atol=1e-4)
 
 
-def first_moves(cls, noise, monkeypatch):
+def first_moves(make, cls, noise, monkeypatch):
     """How far the first step moves the model's input and, scaled like it, the scheduler's sample, from `noise`."""
-    pipe = tiny.stable_diffusion(scheduler=tiny.scheduler(cls, timestep_spacing="leading", steps_offset=1))
+    pipe = make(scheduler=tiny.scheduler(cls, timestep_spacing="leading", steps_offset=1))
     pipe.scheduler.set_timesteps(4)
     scale = pipe.scheduler.scale_model_input(torch.ones(1), pipe.scheduler.timesteps[0])
     latents = noise / scale / pipe.scheduler.init_noise_sigma

@@ -13,15 +13,18 @@ from tests import tiny
 
 METHODS = list(method_classes())
 FAMILIES = {
-    "1.x": {},
-    "2.x": {"text_encoder": {"hidden_act": "gelu"}, "unet": {"use_linear_projection": True}},
-    "text at one size only": {
-        "unet": {
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "mid_block_type": "UNetMidBlock2D",
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        }
-    },
+    "1.x": lambda: tiny.stable_diffusion(),
+    "2.x": lambda: tiny.stable_diffusion(
+        text_encoder=tiny.text_encoder(hidden_act="gelu"), unet=tiny.unet(use_linear_projection=True)
+    ),
+    "text at one size only": lambda: tiny.stable_diffusion(
+        unet=tiny.unet(
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            mid_block_type="UNetMidBlock2D",
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )
+    ),
+    "XL": tiny.stable_diffusion_xl,
 }
 PROMPT = "a red cat and a blue frog"
 LAYOUT = {"red cat": [0.0, 0.1, 0.5, 0.9], "blue frog": [0.5, 0.1, 1.0, 0.9]}
@@ -42,11 +45,7 @@ def layout_for(name: str, layout=LAYOUT):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
-    options = FAMILIES[request.param]
-    parts = {"text_encoder": tiny.text_encoder(**options.get("text_encoder", {}))}
-    pipe = AttentionControlPipeline.from_pipe(
-        tiny.stable_diffusion(unet=tiny.unet(**options.get("unet", {})), **parts)
-    )
+    pipe = AttentionControlPipeline.from_pipe(FAMILIES[request.param]())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -97,8 +96,9 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch(first_family, name)
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_weights(name, dtype):
-    pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion())
+@pytest.mark.parametrize("kind", ["1.x", "XL"])
+def test_half_precision_weights(name, dtype, kind):
+    pipe = AttentionControlPipeline.from_pipe(FAMILIES[kind]())
     pipe.to(dtype=dtype)
     arguments = {"control": quick(name), "layout": layout_for(name), "num_inference_steps": 2}
     with warnings.catch_warnings():
@@ -109,20 +109,22 @@ def test_half_precision_weights(name, dtype):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_non_square_images(first_family, name):
-    output = run(first_family, control=quick(name), layout=layout_for(name), width=64, num_inference_steps=2)
+def test_non_square_images(family, name):
+    output = run(family, control=quick(name), layout=layout_for(name), width=64, num_inference_steps=2)
     assert output.images.shape[-2:] == (16, 32)
     assert any(step.moved for step in output.control.images[0].steps)
 
 
+@pytest.mark.parametrize("kind", ["1.x", "XL"])
 @pytest.mark.parametrize("name", METHODS)
-def test_the_first_loss_is_the_same_with_ddim_and_euler(name):
+def test_the_first_loss_is_the_same_with_ddim_and_euler(name, kind):
     """At equal model input; the latents of Euler schedulers are larger by its input scale."""
     losses = []
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
     for cls in (DDIMScheduler, EulerDiscreteScheduler):
         scheduler = tiny.scheduler(cls, timestep_spacing="leading", steps_offset=1)
-        pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion(scheduler=scheduler))
+        pipe = AttentionControlPipeline.from_pipe(FAMILIES[kind]())
+        pipe.scheduler = scheduler
         scheduler.set_timesteps(2)
         scale = scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0]) * scheduler.init_noise_sigma
         output = run(pipe, control=quick(name), layout=layout_for(name), latents=noise / scale, num_inference_steps=2)

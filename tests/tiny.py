@@ -5,8 +5,16 @@ from __future__ import annotations
 import functools
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from tests.prompt.clip import clip_tokenizer
 
@@ -22,15 +30,15 @@ def tokenizer() -> CLIPTokenizer:
     return clip_tokenizer([*((word + "</w>",) for word in WORDS), ("som", "brero</w>")])
 
 
-def text_encoder(hidden_act: str = "quick_gelu", layers: int = 2) -> CLIPTextModel:
+def text_encoder(hidden_act: str = "quick_gelu", layers: int = 2, cls: type = CLIPTextModel) -> CLIPTextModel:
     torch.manual_seed(1)
     tokens = tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokens), hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=layers,
         max_position_embeddings=77, hidden_act=hidden_act, bos_token_id=tokens.bos_token_id,
-        eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
+        eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, projection_dim=32,
     )  # fmt: skip
-    return CLIPTextModel(config).eval()
+    return cls(config).eval()
 
 
 def unet(in_channels: int = 4, **overrides) -> UNet2DConditionModel:
@@ -73,5 +81,44 @@ def components(**overrides) -> dict:
 
 def stable_diffusion(cls: type = StableDiffusionPipeline, **overrides):
     pipe = cls(**components(**overrides), requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def xl_unet(**overrides) -> UNet2DConditionModel:
+    """Cross-attention at half the size of the latents only, two transformer blocks each, as many as XL has places."""
+    config = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2), "use_linear_projection": True, "cross_attention_dim": 64,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 32 + 6 * 8,
+    }  # fmt: skip
+    return unet(**{**config, **overrides})
+
+
+def xl_components(**overrides) -> dict:
+    """The components of a tiny Stable Diffusion XL: 32 px make 16x16 latents and maps of 8x8."""
+    parts = {
+        "unet": xl_unet(), "vae": vae(), "scheduler": scheduler(EulerDiscreteScheduler, steps_offset=1),
+        "text_encoder": text_encoder(), "text_encoder_2": text_encoder("gelu", cls=CLIPTextModelWithProjection),
+        "tokenizer": tokenizer(), "tokenizer_2": tokenizer(),
+    }  # fmt: skip
+    return {**parts, **overrides}
+
+
+def stable_diffusion_xl(cls: type = StableDiffusionXLPipeline, **overrides):
+    pipe = cls(**xl_components(**overrides), add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def refiner(**overrides):
+    """A tiny XL refiner: the second text encoder only, an aesthetic score among its conditions."""
+    unet = xl_unet(cross_attention_dim=32, projection_class_embeddings_input_dim=32 + 5 * 8)
+    parts = {"unet": unet, "text_encoder": None, "tokenizer": None, **overrides}
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        **xl_components(**parts), add_watermarker=False, requires_aesthetics_score=True
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe

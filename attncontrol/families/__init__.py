@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from attncontrol.families.unet import UNetFamily
+from attncontrol.families.xl import XLFamily
 
 
 def family_of(pipe: Any) -> UNetFamily:
     """The family of a diffusers pipeline. Raises ValueError for one that cannot be controlled."""
     denoiser = getattr(pipe, "unet", None)
     if type(denoiser).__name__ == "UNet2DConditionModel":
-        return UNetFamily(pipe)
+        return XLFamily(pipe) if hasattr(pipe, "tokenizer_2") else UNetFamily(pipe)
     found = type(denoiser).__name__ if denoiser is not None else "no UNet"
     raise ValueError(
         f"{type(pipe).__name__} cannot be controlled: it has {found}, and attncontrol needs a pipeline around a "

@@ -9,19 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attncontrol.maps import Layer, Size
+from attncontrol.maps import PLACES, Layer, Place, Size
 
-PLACES = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
+BLOCKS: dict[str, Place] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 
 
 class UNetFamily:
-    """What the engine must know of a pipeline around a `UNet2DConditionModel` (Stable Diffusion 1.x, 2.x, XL)."""
+    """What the engine must know of a pipeline around a `UNet2DConditionModel` (Stable Diffusion 1.x, 2.x)."""
+
+    default_places: tuple[Place, ...] = PLACES  # where methods look unless told otherwise
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.denoiser: nn.Module = pipe.unet
-        self.tokenizer = pipe.tokenizer
         self._signature = inspect.signature(type(self.denoiser).forward)
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        """The tokenizer of every text encoder, none if the pipeline was loaded without."""
+        return [self.pipe.tokenizer] if self.pipe.tokenizer is not None else []
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that finds words."""
+        return next(iter(self.tokenizers), None)
 
     @property
     def drop_padding(self) -> bool:
@@ -55,7 +66,7 @@ class UNetFamily:
         return {
             name: module
             for name, module in self.denoiser.named_modules()
-            if name.split(".")[0] in PLACES and name.endswith((".attn1", ".attn2")) and hasattr(module, "processor")
+            if name.split(".")[0] in BLOCKS and name.endswith((".attn1", ".attn2")) and hasattr(module, "processor")
         }
 
     def layers(self, latent_size: Size) -> list[Layer]:
@@ -65,7 +76,9 @@ class UNetFamily:
         for name, module in self.attention_modules().items():
             parts = name.split(".")
             block = parts[0] if parts[0] == "mid_block" else f"{parts[0]}.{parts[1]}"
-            layers.append(Layer(name, PLACES[parts[0]], module.is_cross_attention, sizes[block]))
+            place = BLOCKS[parts[0]]
+            by_default = place in self.default_places
+            layers.append(Layer(name, place, module.is_cross_attention, sizes[block], by_default))
         return layers
 
     def _block_sizes(self, size: Size) -> dict[str, Size]:

@@ -167,6 +167,7 @@ class AttentionRefocusing(LayoutMethod):
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
         """Cross-attention and, unless `sar` is 0, self-attention layers of one size."""
+        layers = self.allowed_layers(layers)
         size = self.map_size(layers)
         chosen = [layer for layer in layers if layer.size == size and (layer.is_cross or self.sar)]
         if self.sar and all(layer.is_cross for layer in chosen):

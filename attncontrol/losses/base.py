@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from attncontrol.layout import Layout
-from attncontrol.maps import AttentionMaps, Layer, Size, choose_size
+from attncontrol.maps import AttentionMaps, Layer, Size, choose_size, match_layers, split_patterns
 from attncontrol.prompt.structure import PromptStructure
 
 
@@ -86,6 +86,11 @@ class Method(ABC):
         "(height, width) of the cross-attention maps, or one side of square ones; by default the coarsest maps "
         "whose shorter side is at least 16",
     )
+    layers: str | None = option(
+        None,
+        "which attention layers to look at: down, mid, up, or parts of them by block, attention and transformer "
+        "block, as in 'down.2, mid'; by default all, for Stable Diffusion XL the down blocks",
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError for a window, a choice or a number that makes no sense."""
@@ -95,6 +100,8 @@ class Method(ABC):
             raise ValueError(f"{self.name}: need 0 <= start <= stop <= 1, got {self.start!r} and {self.stop!r}")
         if not (_is_number(self.step_size) and self.step_size >= 0):
             raise ValueError(f"{self.name}: step_size must be finite and not negative, got {self.step_size!r}")
+        if self.layers is not None:
+            split_patterns(self.layers)
 
     def _check_setting(self, setting: dataclasses.Field) -> None:
         value, choices = getattr(self, setting.name), _choices(type(self)).get(setting.name)
@@ -157,9 +164,16 @@ class Method(ABC):
         return context.prompt.n_tokens - 1 if normalize_eot else -1
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
-        """The layers to capture, out of all there are. Raises ValueError if no layer has the wanted map size."""
+        """The layers to capture, out of all there are. Raises ValueError if no layer fits `layers` or `resolution`."""
+        layers = self.allowed_layers(layers)
         size = self.map_size(layers)
         return [layer for layer in layers if layer.is_cross and layer.size == size]
+
+    def allowed_layers(self, layers: Sequence[Layer]) -> list[Layer]:
+        """Those that the setting `layers` names, or the model's default ones."""
+        if self.layers is None:
+            return [layer for layer in layers if layer.by_default]
+        return match_layers(layers, self.layers)
 
     def map_size(self, layers: Sequence[Layer]) -> Size:
         """The (height, width) of the maps this method works on."""

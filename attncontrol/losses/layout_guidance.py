@@ -40,7 +40,8 @@ class LayoutGuidance(LayoutMethod):
     """Layout guidance, backward (Chen et al., WACV 2024, arXiv 2304.03373).
 
     Uses the cross-attention of the middle block and of the up blocks' maps of `resolution`, by default those of
-    Stable Diffusion's first up block with cross-attention (16x16 at 512 px). Moves several times in each step of its
+    Stable Diffusion's first up block with cross-attention (16x16 at 512 px); for Stable Diffusion XL those of the down
+    blocks instead, unless `layers` says otherwise. Moves several times in each step of its
     window until the loss meets `threshold`. The published step of 30 sigma^2 for latents that carry their noise level
     is 30 sigma^2 / (1 + sigma^2) in the scale of the model's input: 29.9 to 29.1 over its ten steps, here constant.
 
@@ -56,18 +57,21 @@ class LayoutGuidance(LayoutMethod):
     max_refinement_steps: int = option(5, "most moves in one sampling step", at_least=0)
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
-        """Cross-attention of the middle block and of the up blocks at one size."""
-        up = [layer for layer in layers if layer.is_cross and layer.place == "up"]
-        size = choose_size(up, self.resolution)
-        return [m for m in layers if m.is_cross and m.place == "mid"] + [m for m in up if m.size == size]
+        """Cross-attention of the middle block and of the up blocks at one size; of the down ones if up is left out."""
+        layers = [layer for layer in self.allowed_layers(layers) if layer.is_cross]
+        mid = [layer for layer in layers if layer.place == "mid"]
+        sides = [layer for layer in layers if layer.place == "up"] or [m for m in layers if m.place == "down"]
+        if mid and not sides:
+            return mid
+        size = choose_size(sides, self.resolution)
+        return mid + [layer for layer in sides if layer.size == size]
 
     def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
         """The mean loss of the layers, in 0..1; the next step is handed its value."""
-        chosen = self.select_layers([m.layer for m in maps.layers])
         placed = self.placed(context)
         objects = [entity.token_indices for entity, _ in placed]
         losses = []
-        for layer in (m for m in maps.layers if m.layer in chosen):
+        for layer in maps.cross():
             cells = torch.stack([self.cells(regions, layer.layer.size).any(0) for _, regions in placed])
             masks = cells.flatten(1).to(layer.probabilities.device)
             losses.append(layout_guidance_loss(layer.probabilities, objects, masks))

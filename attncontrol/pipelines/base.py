@@ -36,7 +36,7 @@ class AttentionControlPipeline:
         pipe = AttentionControlPipeline.from_pretrained("emoji")
         pipe("a cat and a frog", control="attend-and-excite").images[0]
 
-    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x / 2.x id or folder with all
+    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x or XL id or folder with all
     arguments of diffusers, and returns the controlled form of the stock pipeline that the checkpoint names;
     `from_pipe` shares the components of an existing pipeline.
     """

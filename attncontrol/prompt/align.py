@@ -81,6 +81,18 @@ def align(structure: PromptStructure, tokenizer: Any) -> PromptStructure:
     return dataclasses.replace(structure, entities=entities, n_tokens=tokenized.n_tokens)
 
 
+def check_second_tokenizer(structure: PromptStructure, first: Any, second: Any) -> None:
+    """Raises ValueError if a second text encoder over the same positions has other text at a word's tokens."""
+    here, there = tokenize(first, structure.prompt), tokenize(second, structure.prompt)
+    for entity in structure.entities:
+        for word in (*entity.modifiers, entity.word):
+            if any(here.spans[i] != dict(enumerate(there.spans)).get(i) for i in word.token_indices):
+                raise ValueError(
+                    f"the two text encoders have {word.text!r} at different positions: their tokenizers differ. A "
+                    "textual inversion must be loaded into both"
+                )
+
+
 def _expand_textual_inversion(tokenizer: Any, prompt: str) -> tuple[str, list[Span]]:
     """Replace an embedding of several vectors by its tokens ("<toy>" -> "<toy> <toy>_1"), as diffusers does.
 
