@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Generator, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 from attncontrol.families import UNetFamily
 from attncontrol.guided_pass import GuidedPass
 from attncontrol.layout import Layout
-from attncontrol.losses.base import Context, Evaluation, Method, MethodSum
+from attncontrol.losses.base import Context, Evaluation, Method, MethodSum, Reading
 from attncontrol.maps import AttentionMaps, Layer, choose_size
 from attncontrol.prompt.structure import PromptStructure
 from attncontrol.record import ControlRecord, ImageRecord, StepRecord
@@ -41,13 +40,17 @@ class Request:
         return not any(self.weights.values())
 
 
-Answer = tuple[dict[int, Evaluation], bool]  # the evaluations by part, and whether the latents moved
+Answer = tuple[dict[int, Reading], bool]  # what the evaluations say by part, and whether the latents moved
 Program = Generator[Request, Answer, None]
 
 
 @dataclass
 class ImageState:
-    """One image of the running batch. `evaluations` belong to its present latents, `maps` to the running forward."""
+    """One image of the running batch.
+
+    `evaluations`, what was read of them and the parts `without_effect`, whose gradient is of no use, belong to its
+    present latents, `maps` to the running forward.
+    """
 
     row: int
     subject: Subject
@@ -56,6 +59,8 @@ class ImageState:
     request: Request | None = None
     maps: AttentionMaps | None = None
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
+    readings: dict[int, Reading] = field(default_factory=dict)
+    without_effect: set[int] = field(default_factory=set)
     carries: dict[int, Any] = field(default_factory=dict)
     next_carries: dict[int, Any] = field(default_factory=dict)
 
@@ -91,6 +96,9 @@ class Engine:
     @property
     def record(self) -> ControlRecord:
         """What has been done so far."""
+        for image in self.images:
+            for step in image.record.steps:  # left on the device until now: a look at it would wait for all work there
+                step.timestep = float(step.timestep)
         return ControlRecord([image.record for image in self.images])
 
     def guide(self, call: dict[str, Any], index: int, count: int) -> Tensor | None:
@@ -107,7 +115,7 @@ class Engine:
             if not self.images:
                 self._start_run(pass_.images)
             for image in self.images:
-                self._start_step(image, float(call["timestep"]))
+                self._start_step(image, call["timestep"])
             latents = pass_.start
             while waiting := [image for image in self.images if image.request]:
                 latents = self._round(pass_, latents, waiting)
@@ -134,9 +142,9 @@ class Engine:
             subject = self.subjects[row // (images // prompts)]
             self.images.append(ImageState(row, subject, ImageRecord(subject.structure, layout=subject.layout)))
 
-    def _start_step(self, image: ImageState, timestep: float) -> None:
+    def _start_step(self, image: ImageState, timestep: Any) -> None:
         image.record.steps.append(StepRecord(self.index, timestep))
-        image.evaluations = {}
+        image.evaluations, image.readings, image.without_effect = {}, {}, set()
         image.carries.update(image.next_carries)
         image.program = self._program(image)
         image.request = next(image.program, None) if image.subject.structure.entities else None
@@ -147,18 +155,18 @@ class Engine:
             refinement = method.refine(self._context(image, part))
             step_size = next(refinement, None)
             while step_size is not None:
-                evaluations, moved = yield Request({part: weight * step_size}, refining=True)
+                readings, moved = yield Request({part: weight * step_size}, refining=True)
                 if step_size > 0 and not moved:
                     break  # the same latents would give the same answer again
                 try:
-                    step_size = refinement.send(evaluations[part])
+                    step_size = refinement.send(readings[part])
                 except StopIteration:
                     break
         weights = {
             part: weight * method.plain_step_size(self._context(image, part))
             for part, (weight, method) in enumerate(self.parts)
         }
-        weights = {part: weight for part, weight in weights.items() if weight > 0}
+        weights = {part: w for part, w in weights.items() if w > 0 and part not in image.without_effect}
         if weights:
             yield Request(weights)
 
@@ -174,30 +182,39 @@ class Engine:
         )
 
     def _round(self, pass_: GuidedPass, latents: Tensor, waiting: Sequence[ImageState]) -> Tensor:
-        """One guided forward for all waiting images and one backward for those that move; returns the new latents."""
+        """One guided forward for all waiting images and one backward for those that move; returns the new latents.
+
+        Numbers come from the device once, with the norms of the moves, and once more if an image looks first.
+        """
         with pass_.run(latents, [image.row for image in waiting]) as (leaf, maps):
             for image, image_maps in zip(waiting, maps, strict=True):
                 image.maps = image_maps
                 self._evaluate(image)
-                while image.request and image.request.only_looks:
+            while looking := [image for image in waiting if image.request and image.request.only_looks]:
+                self._read(looking)
+                for image in looking:
                     self._answer(image, moved=False)
                     self._evaluate(image)
-            objectives = [self._objective(image) for image in waiting if image.request]
-            gradient = _gradient(objectives, leaf)
+            moves = self._moves(waiting, leaf)
         for image in waiting:
             image.maps = None
         latents = latents.clone()
-        norms = gradient.flatten(1).norm(dim=1).tolist()
-        for image, row_gradient, norm in zip(waiting, gradient, norms, strict=True):
+        norms = self._read(waiting, moves.flatten(1).norm(dim=1))
+        for image, move, norm in zip(waiting, moves, norms, strict=True):
             if image.request is None:
                 continue
             if not math.isfinite(norm):
                 self._warn_not_finite(image)
             moved = math.isfinite(norm) and norm > 0
             if moved:
-                latents[image.row] -= row_gradient
+                latents[image.row] -= move
                 image.step.moved = True
                 image.step.refinements += image.request.refining
+                image.without_effect = set()
+            else:
+                image.without_effect |= {
+                    part for part in image.request.weights if not self._has_objective(image, part)
+                }
             self._answer(image, moved)
         return latents
 
@@ -210,25 +227,64 @@ class Engine:
             evaluation = method.evaluate(image.maps.of(self.layers[part]), self._context(image, part))
             image.evaluations[part] = evaluation
             image.next_carries[part] = evaluation.carry
-            image.step.losses.setdefault(method.name, []).append(evaluation.loss.item())
+
+    def _read(self, images: Sequence[ImageState], more: Tensor | None = None) -> list[float]:
+        """Brings what new evaluations say, and `more` numbers [n], from the device at once; returns the latter."""
+        new = [(image, part) for image in images for part in image.evaluations if part not in image.readings]
+        tensors = [] if more is None else [more]
+        for image, part in new:
+            evaluation = image.evaluations[part]
+            monitor = evaluation.loss if evaluation.monitor is None else evaluation.monitor
+            tensors.append(torch.stack([evaluation.loss, monitor]).detach())
+        numbers = torch.cat(tensors).tolist() if tensors else []
+        count = len(numbers) - 2 * len(new)
+        for i, (image, part) in enumerate(new):
+            loss, monitor = numbers[count + 2 * i :][:2]
+            image.readings[part] = Reading(loss, monitor)
+            image.step.losses.setdefault(self.parts[part][1].name, []).append(loss)
+        return numbers[:count]
 
     def _answer(self, image: ImageState, moved: bool) -> None:
-        """Hands the requested evaluations to the image's program and takes its next request."""
-        evaluations = {part: _detached(image.evaluations[part]) for part in image.request.weights}
+        """Hands what was read of the requested parts to the image's program and takes its next request."""
+        readings = {part: image.readings[part] for part in image.request.weights}
         if not image.request.only_looks:
-            image.evaluations = {}  # the graph is gone, and the latents mostly are others now
+            image.evaluations, image.readings = {}, {}  # the graph is gone, and the latents mostly are others now
         try:
-            image.request = image.program.send((evaluations, moved))
+            image.request = image.program.send((readings, moved))
         except StopIteration:
             image.request = None
 
-    def _objective(self, image: ImageState) -> Tensor:
+    def _moves(self, waiting: Sequence[ImageState], leaf: Tensor) -> Tensor:
+        """How far down each image's latents go: [images, ...], zero for those that are done.
+
+        One backward pass for all parts together, and one of its own for every part with a relative step.
+        """
+        relative = [part for part, (_, method) in enumerate(self.parts) if method.relative_step is not None]
+        groups = [[part for part in range(len(self.parts)) if part not in relative], *([part] for part in relative)]
+        totals = [(group, total) for group in groups if (total := self._total(waiting, group)) is not None]
+        moves = torch.zeros_like(leaf)
+        for number, (group, total) in enumerate(totals, start=1):
+            gradient = torch.autograd.grad(total, leaf, retain_graph=number < len(totals))[0]
+            if group[0] in relative:
+                weights = [image.request.weights.get(group[0], 0.0) if image.request else 0.0 for image in waiting]
+                gradient = _with_relative_length(gradient, leaf.detach(), weights)
+            moves += gradient
+        return moves
+
+    def _total(self, waiting: Sequence[ImageState], group: Sequence[int]) -> Tensor | None:
+        """The weighted sum of what some parts descend, over all images; None if it depends on no latents."""
         terms = []
-        for part, weight in image.request.weights.items():
-            evaluation = image.evaluations[part]
-            refining = image.request.refining and evaluation.objective is not None
-            terms.append(weight * (evaluation.objective if refining else evaluation.loss))
-        return torch.stack(terms).sum()
+        for image in waiting:
+            for part, weight in image.request.weights.items() if image.request else ():
+                evaluation = image.evaluations[part]
+                objective = evaluation.objective if self._has_objective(image, part) else evaluation.loss
+                if part in group and objective.requires_grad:
+                    terms.append(weight * objective)
+        return torch.stack(terms).sum() if terms else None
+
+    def _has_objective(self, image: ImageState, part: int) -> bool:
+        """Whether this request descends something else than the loss."""
+        return image.request.refining and image.evaluations[part].objective is not None
 
     def _record_maps(self, pass_: GuidedPass, latents: Tensor) -> None:
         """Adds every subject's map at the latents that go into this step."""
@@ -250,13 +306,10 @@ class Engine:
         )
 
 
-def _gradient(objectives: Sequence[Tensor], leaf: Tensor) -> Tensor:
-    """Gradient of the sum of the objectives with respect to the leaf, zero where they do not depend on it."""
-    objectives = [objective for objective in objectives if objective.requires_grad]
-    if not objectives:
-        return torch.zeros_like(leaf)
-    return torch.autograd.grad(torch.stack(objectives).sum(), leaf)[0]
-
-
-def _detached(evaluation: Evaluation) -> Evaluation:
-    return dataclasses.replace(evaluation, loss=evaluation.loss.detach(), objective=None)
+def _with_relative_length(gradient: Tensor, latents: Tensor, lengths: Sequence[float]) -> Tensor:
+    """Each row [rows, ...] of the gradient, stretched to so many times the norm of its latents; zero stays zero."""
+    norms = gradient.flatten(1).norm(dim=1)
+    stretch = latents.flatten(1).norm(dim=1) / torch.where(norms == 0, 1, norms)
+    return torch.stack(
+        [row * (length * factor) for row, length, factor in zip(gradient, lengths, stretch, strict=True)]
+    )

@@ -51,6 +51,24 @@ class UNetFamily:
         vae = getattr(self.pipe, "vae", None)
         return vae.config.latent_channels if vae is not None else self.denoiser.config.out_channels
 
+    def example_call(self, images: int, size: Size) -> dict[str, Any]:
+        """Arguments of a denoiser call with empty tensors, to count what it costs."""
+        config, like = self.denoiser.config, {"device": self.denoiser.device, "dtype": self.denoiser.dtype}
+        call = {
+            "sample": torch.empty(images, config.in_channels, *size, **like),
+            "timestep": torch.ones((), device=self.denoiser.device),
+            "encoder_hidden_states": torch.empty(images, self.text_length, config.cross_attention_dim, **like),
+        }
+        if config.addition_embed_type == "text_time":
+            ids = 6  # how the width is shared between them and the text does not matter
+            width = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+            conditions = {
+                "text_embeds": torch.empty(images, width, **like),
+                "time_ids": torch.empty(images, ids, **like),
+            }
+            call["added_cond_kwargs"] = conditions
+        return call
+
     def bind(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """All arguments of one denoiser call by name."""
         bound = self._signature.bind(self.denoiser, *args, **kwargs).arguments

@@ -21,7 +21,7 @@ def attend_and_excite_loss(maps: Tensor) -> tuple[Tensor, Tensor]:
     if not len(maps):
         return maps.new_zeros(()), maps.new_zeros(0)
     losses = (1 - maps.flatten(1).amax(1)).relu()
-    return losses[losses.argmax()], losses
+    return losses.gather(0, losses.argmax(0, keepdim=True))[0], losses
 
 
 @register(

@@ -56,7 +56,7 @@ def car_terms(
     from comparisons and carry no gradient. An empty box counts as filled and as free of others, as published.
     """
     objects = int(box_owners.max()) + 1
-    own = owners[:, None] == box_owners
+    own = (owners[:, None] == box_owners).to(maps.device)
     masks = boxes[None] & own[..., None, None]
     outside_own = maps * ~masks.any(1)
     nowhere = maps * ~boxes.any(0)
@@ -69,10 +69,10 @@ def car_terms(
         inside_weights = _weights(early, ((inside < 0.1, 6.0), (inside < 0.2, 1.0)), inside)
         outside_weights = _weights(early, ((outside > 0.15, 4.0), (outside > 0.1, 1.0)), outside)
     return CarTerms(
-        inside=(inside_weights * (1 - inside))[own].sum() / objects,
-        outside=(outside_weights * outside)[~own].sum() / objects,
+        inside=torch.where(own, inside_weights * (1 - inside), 0).sum() / objects,
+        outside=torch.where(own, 0, outside_weights * outside).sum() / objects,
         background=(own.sum(1) / 2 * nowhere.amax((-2, -1))).sum() / objects,
-        min_inside=inside.detach()[own].min(),
+        min_inside=torch.where(own, inside.detach(), torch.inf).min(),
         max_outside=torch.where(own, 0.0, outside.detach()).max(),
     )
 
@@ -186,7 +186,7 @@ class AttentionRefocusing(LayoutMethod):
         prepared = smooth(token_means(words, [channels for channels, _ in pieces]))
         boxes = torch.cat([self.cells(regions, size) for _, regions in objects]).to(prepared.device)
         owners = torch.tensor([o for _, o in pieces], device=prepared.device)
-        box_owners = torch.tensor([o for o, (_, own) in enumerate(objects) for _ in own], device=prepared.device)
+        box_owners = torch.tensor([o for o, (_, own) in enumerate(objects) for _ in own])
         early = self._published_step(context) < EARLY_STEPS
         terms = car_terms(prepared, owners, boxes, box_owners, early, self.release)
         loss = self.car * terms.total
@@ -194,7 +194,7 @@ class AttentionRefocusing(LayoutMethod):
             layers = [m.probabilities for m in maps.self_attention(size)]
             leaks = torch.stack([sar_loss(layer, boxes.flatten(1), len(objects)) for layer in layers])
             loss = loss + self.sar * leaks.mean()
-        return Evaluation(loss, monitor=float(terms.min_inside))
+        return Evaluation(loss, monitor=terms.min_inside)
 
     def _objects(self, context: Context) -> list[tuple[list[list[int]], tuple[Region, ...]]]:
         """Every word of the placed entities: the channels of each of its maps, and its regions."""
@@ -220,7 +220,7 @@ class AttentionRefocusing(LayoutMethod):
         published, moves = self._table_row(context)
         if not moves or not self.guides(context):
             return
-        step_size = published * self.step_size / PUBLISHED_SCALE
+        step_size = published * self.base_step / PUBLISHED_SCALE
         test_loss = self.release == "v1" or self._published_step(context) < 10
         for _ in range(moves):
             evaluation = yield step_size

@@ -51,19 +51,27 @@ class Context:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A loss at one point.
+    """A loss at one point. Nothing in it is looked at on the way: that would make the program wait for the device.
 
     `loss` is a float32 scalar to descend; `objective` replaces it during refinement where a method descends
-    something else there; `monitor` is a number the refinement rule reads; `carry` is handed to the next step.
+    something else there; `monitor` is a scalar the refinement rule reads; `carry` is handed to the next step.
     """
 
     loss: Tensor
     objective: Tensor | None = None
-    monitor: float | None = None
+    monitor: Tensor | None = None
     carry: Any = None
 
 
-Refinement = Generator[float, Evaluation, None]
+@dataclass(frozen=True)
+class Reading:
+    """What an evaluation says, as numbers; `monitor` is the loss where there is none."""
+
+    loss: float
+    monitor: float
+
+
+Refinement = Generator[float, Reading, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,11 @@ class Method(ABC):
     start: float = option(0.0, "guide from this fraction of sampling on")
     stop: float = option(0.5, "guide up to this fraction of sampling")
     step_size: float = option(20.0, "length of a step down the gradient with respect to the latents")
+    relative_step: float | None = option(
+        None,
+        "length of a step as a fraction of the latents' norm, in place of step_size: means the same for every model",
+        at_least=0,
+    )
     resolution: int | tuple[int, int] | None = option(
         None,
         "(height, width) of the cross-attention maps, or one side of square ones; by default the coarsest maps "
@@ -130,13 +143,18 @@ class Method(ABC):
 
     def plain_step_size(self, context: Context) -> float:
         """Step size of the one plain update of this iteration; 0 outside the window."""
-        return self.step_size if self.guides(context) else 0.0
+        return self.base_step if self.guides(context) else 0.0
+
+    @property
+    def base_step(self) -> float:
+        """The factor of all steps: on the gradient, or with `relative_step` on its direction and the latents' norm."""
+        return self.step_size if self.relative_step is None else self.relative_step
 
     def refine(self, context: Context) -> Refinement:
         """The iterative refinement of one sampling step, before its plain update.
 
         Each yielded number asks for an evaluation at the current latents and moves them by that multiple of the
-        gradient (0 only looks); the evaluation comes back as the value of the `yield`. Default: no refinement.
+        gradient (0 only looks); what that says comes back as the value of the `yield`. Default: no refinement.
         """
         yield from ()
 
@@ -149,10 +167,10 @@ class Method(ABC):
         return first <= context.index < last
 
     def decayed_step_size(self, context: Context, scale_range: tuple[float, float]) -> float:
-        """step_size times the root of a line between the two numbers over all iterations (A&E, section 7)."""
+        """The base step times the root of a line between the two numbers over all iterations (A&E, section 7)."""
         first, last = scale_range
         fraction = context.index / max(context.count - 1, 1)
-        return self.step_size * math.sqrt(first + (last - first) * fraction)
+        return self.base_step * math.sqrt(first + (last - first) * fraction)
 
     def softmax_end(self, context: Context, normalize_eot: bool | None) -> int:
         """The position a softmax over tokens stops before: the end of text, or else the last one (A&E, section 4).

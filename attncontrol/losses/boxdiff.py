@@ -49,10 +49,12 @@ def boxdiff_terms(
     outer terms take the strongest `top_fraction` of the cells inside and outside, and at least one cell if
     `at_least_one`; else the mean of none is NaN, as published.
     """
-    inside = masks.to(maps)
+    inside, areas = masks.to(maps), masks.flatten(1).sum(1)
     means = [
-        torch.stack([_top_mean(m * k, k.sum(), top_fraction, at_least_one) for m, k in zip(maps, part, strict=True)])
-        for part in (inside, 1 - inside)
+        torch.stack(
+            [_top_mean(m * k, int(a), top_fraction, at_least_one) for m, k, a in zip(maps, part, area, strict=True)]
+        )
+        for part, area in ((inside, areas), (1 - inside, maps[0].numel() - areas))
     ]
     near_x, near_y = (_near_edges(boxes, axis, maps.shape[2 - axis], corner_width).to(maps) for axis in (0, 1))
     corner_x = ((maps.amax(1) - inside.amax(1)).abs() * near_x).mean(1)
@@ -60,7 +62,7 @@ def boxdiff_terms(
     return BoxDiffTerms(1 - means[0], means[1], corner_x, corner_y)
 
 
-def _top_mean(values: Tensor, area: Tensor, fraction: float, at_least_one: bool) -> Tensor:
+def _top_mean(values: Tensor, area: int, fraction: float, at_least_one: bool) -> Tensor:
     """Mean of the largest int(fraction * area) values."""
     count = max(int(area * fraction), int(at_least_one))
     return values.flatten().topk(count).values.mean()
@@ -129,11 +131,11 @@ class BoxDiff(LayoutMethod):
         terms = self.terms(attention, context)
         worst = terms.inner.max()
         if self.variant == "default":
-            return Evaluation(terms.total, monitor=float(worst.detach()))
+            return Evaluation(terms.total, monitor=worst.detach())
         loss = terms.total
         if context.refinements:  # the published update after refinement holds outer and corner terms constant
             loss = terms.inner.sum() + (loss - terms.inner.sum()).detach()
-        return Evaluation(loss, objective=worst, monitor=float(worst.detach()))
+        return Evaluation(loss, objective=worst, monitor=worst.detach())
 
     def terms(self, attention: Tensor, context: Context) -> BoxDiffTerms:
         """The terms of every placed noun, from mean attention [height, width, positions]."""
@@ -143,7 +145,7 @@ class BoxDiff(LayoutMethod):
         if self.smoothing:
             maps = smooth(maps, self.kernel_size, self.sigma, padding=1 if self.variant == "reference" else None)
         size, repair = tuple(maps.shape[1:]), self.variant == "default"
-        masks = torch.stack([self.cells(own, size).any(0) for own in regions]).to(maps.device)
+        masks = torch.stack([self.cells(own, size).any(0) for own in regions])
         boxes = [[cell_box(r, size, edges="nearest", at_least_one=repair) for r in own] for own in regions]
         return boxdiff_terms(maps, masks, boxes, self.top_fraction, self.corner_width, repair)
 

@@ -26,9 +26,9 @@ def nt_xent_terms(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) 
     if not negative.any():
         return embeddings.new_zeros(0)
     logits = cosine_similarity(embeddings) / temperature
-    negatives = logits.masked_fill(~negative, -torch.inf).logsumexp(1, keepdim=True)
+    negatives = logits.masked_fill(~negative.to(logits.device), -torch.inf).logsumexp(1, keepdim=True)
     probability = (logits - negatives).sigmoid()
-    return -(probability + torch.finfo(logits.dtype).tiny).log()[positive]
+    return -(probability + torch.finfo(logits.dtype).tiny).log()[positive.nonzero(as_tuple=True)]
 
 
 def nt_xent_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
@@ -44,7 +44,8 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
     """
     similarity = cosine_similarity(embeddings)
     positive, negative = _pairs(labels)
-    parts = ((1 - similarity[positive]).relu(), similarity[negative].relu())
+    pairs = [similarity[chosen.nonzero(as_tuple=True)] for chosen in (positive, negative)]
+    parts = ((1 - pairs[0]).relu(), pairs[1].relu())
     return sum((part.sum() / (part > 0).sum().clamp(min=1) for part in parts), embeddings.new_zeros(()))
 
 
@@ -142,7 +143,7 @@ class Conform(Method):
         if context.carry is not None:
             previous = self.token_maps(context.carry, list(owners), self._previous_scale(context))[:, None]
             rows = torch.cat([rows, previous], 1)
-        labels = torch.tensor(list(owners.values()), device=attention.device)
+        labels = torch.tensor(list(owners.values()))  # stays on the CPU, where pairs can be counted
         return rows.flatten(0, 1), labels.repeat_interleave(rows.shape[1])
 
     def token_maps(self, attention: Tensor, tokens: Sequence[int], scale: float = 100.0) -> Tensor:

@@ -76,7 +76,7 @@ class LayoutGuidance(LayoutMethod):
             masks = cells.flatten(1).to(layer.probabilities.device)
             losses.append(layout_guidance_loss(layer.probabilities, objects, masks))
         loss = torch.stack(losses).mean()
-        return Evaluation(loss, carry=float(loss.detach()))
+        return Evaluation(loss, carry=loss.detach())
 
     def plain_step_size(self, context: Context) -> float:
         """0: all moves belong to `refine`."""
@@ -95,4 +95,4 @@ class LayoutGuidance(LayoutMethod):
                 loss = (yield 0.0).loss
             if loss is not None and loss <= self.threshold:
                 return
-            loss = (yield self.step_size).loss
+            loss = (yield self.base_step).loss
