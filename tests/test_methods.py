@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from attncontrol import AttentionControlPipeline, create_method, method_classes
+from attncontrol.capture import attention_probabilities
 from attncontrol.losses.base import Method
 from tests import tiny
 
@@ -132,40 +133,93 @@ def test_the_first_loss_is_the_same_with_ddim_and_euler(name, kind):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-4)
 
 
-ODD_PROMPTS = {
-    "no noun": ", . ,",
-    "one noun": "a cat",
-    "the same noun twice": "a cat and a cat",
-    "nothing but the entity": "red cat",
-    "accents": "a café and a naïve cat",
-    "emoji": "a 🐱 and a cat",
-    "only punctuation": "!?...",
-    "modifier without noun": "red and",
-    "200 words": "a red cat and a blue frog " * 29,
+ODD_PROMPTS = {  # the prompt, and one of its things (None if it has none)
+    "no noun": (", . ,", None),
+    "one noun": ("a cat", "cat"),
+    "the same noun twice": ("a cat and a cat", "cat"),
+    "nothing but the entity": ("red cat", "cat"),
+    "accents": ("a café and a naïve cat", "café"),
+    "emoji": ("a 🐱 and a cat", "🐱"),
+    "only punctuation": ("!?...", None),
+    "modifier without noun": ("red and", "red"),
+    "200 words": ("a red cat and a blue frog " * 29, "cat"),
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("kind", ODD_PROMPTS)
-def test_odd_prompts_are_sampled_or_refused_with_a_reason(first_family, name, kind):
-    """A ValueError of ours or finite latents; never an exception from inside."""
-    layout = layout_for(name, {"cat": [0.0, 0.0, 0.5, 1.0]})
+def test_odd_prompts_are_sampled(first_family, name, kind):
+    """A method that needs a layout says so where there is nothing to place; every other prompt is sampled."""
+    prompt, thing = ODD_PROMPTS[kind]
+    layout = layout_for(name, {thing or "cat": [0.0, 0.0, 0.5, 1.0]})
+    arguments = {"control": quick(name), "layout": layout, "num_inference_steps": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        try:
-            output = run(first_family, ODD_PROMPTS[kind], control=quick(name), layout=layout, num_inference_steps=1)
-        except ValueError as error:
-            assert layout is not None or kind == "the same noun twice", f"refused without need: {error}"
-            return
-    assert torch.isfinite(output.images).all()
+        if layout and not thing:
+            with pytest.raises(ValueError, match="the layout names 'cat', which is not in the prompt"):
+                run(first_family, prompt, **arguments)
+        else:
+            assert torch.isfinite(run(first_family, prompt, **arguments).images).all()
+
+
+ODD_BOXES = {
+    "overlapping": {"red cat": [0, 0, 0.7, 1], "blue frog": [0.3, 0, 1, 1]},
+    "the same": {"red cat": [0.2, 0.2, 0.8, 0.8], "blue frog": [0.2, 0.2, 0.8, 0.8]},
+    "one in the other": {"red cat": [0, 0, 1, 1], "blue frog": [0.4, 0.4, 0.6, 0.6]},
+    "several for one": {"red cat": [[0, 0, 0.3, 1], [0.2, 0, 0.5, 1]], "blue frog": [0.6, 0, 1, 1]},
+    "for one of them": {"blue frog": [0.6, 0, 1, 1]},
+    "no cell": {"red cat": [0.51, 0.51, 0.52, 0.52], "blue frog": [0.6, 0, 1, 1]},
+    "a little outside": {"red cat": [-0.04, 0, 0.5, 1], "blue frog": [0.5, 0, 1, 1.04]},
+}
+WARNINGS = {"no cell": "covers no cell", "a little outside": "reaches outside 0..1 and is clipped"}
+BAD_BOXES = {
+    "empty": ([0.5, 0, 0.5, 1], "is empty: x0 must be smaller than x1"),
+    "inverted": ([0, 0.9, 1, 0.1], "is inverted: y0 = 0.9 must be smaller than y1 = 0.1"),
+    "out of range": ([0.5, 0, 1.5, 1], "lies outside 0..1"),
+    "in pixels": ([0, 0, 256, 512], "For boxes in pixels give image_size"),
+    "not a number": ([0, 0, float("nan"), 1], "must be 4 finite numbers"),
+    "three numbers": ([0, 0, 1], "must be 4 numbers"),
+}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_subjects_may_share_tokens_or_say_why_not(first_family, name):
-    layout = layout_for(name, "auto")
-    try:
-        output = run(first_family, subjects=["red cat", ["red", "frog"]], control=quick(name), layout=layout)
-    except ValueError as error:
-        assert "token" in str(error) or "modif" in str(error)
-        return
+@pytest.mark.parametrize("kind", ODD_BOXES)
+def test_odd_boxes(first_family, name, kind):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        output = run(first_family, control=quick(name), layout=ODD_BOXES[kind], num_inference_steps=1)
     assert torch.isfinite(output.images).all()
+    if kind in WARNINGS and (kind != "no cell" or method_classes()[name].needs_layout):
+        assert any(WARNINGS[kind] in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", BAD_BOXES)
+def test_bad_boxes_are_refused(first_family, name, kind):
+    box, message = BAD_BOXES[kind]
+    with pytest.raises(ValueError, match=f"the layout of 'cat': .*{message}"):
+        run(first_family, control=quick(name), layout={"cat": box})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nan_in_the_maps_leaves_the_plain_image(first_family, name, monkeypatch):
+    """The update is skipped, with a warning that names the step."""
+
+    def spoilt(*args):
+        return attention_probabilities(*args) * float("nan")
+
+    monkeypatch.setattr("attncontrol.capture.attention_probabilities", spoilt)
+    plain = run(first_family, num_inference_steps=1).images
+    with pytest.warns(RuntimeWarning, match="not finite at step 0 of 1"):
+        output = run(first_family, control=quick(name), layout=layout_for(name), num_inference_steps=1)
+    assert torch.equal(output.images, plain)
+    assert not output.control.images[0].steps[0].moved
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_subjects_may_share_tokens(first_family, name):
+    output = run(
+        first_family, subjects=["red cat", ["red", "frog"]], control=quick(name), layout=layout_for(name, "auto")
+    )
+    assert torch.isfinite(output.images).all()
+    assert any(step.moved for step in output.control.images[0].steps)

@@ -6,6 +6,7 @@ import os
 import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from attncontrol.batch.runner import Execute, Maker
 from attncontrol.batch.worker import Outcome
 
 SPARE_CPUS = 2  # logical ones, for the tasks that read the jobs: without them they wait for the actors forever
+WINDOW = 4096  # batches that are handed to Ray at once, so that memory does not grow with the prompt files
+RETRIES = 3  # of a batch whose worker died
 
 
 class RayWorker:
@@ -25,7 +28,7 @@ class RayWorker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         outcomes = [pickle.dumps(self.maker.make(pickle.loads(jobs))) for jobs in batch["jobs"]]
-        return {"outcomes": np.array(outcomes, dtype=object)}
+        return {"number": batch["number"], "outcomes": np.array(outcomes, dtype=object)}
 
 
 def ray_execute(
@@ -35,8 +38,8 @@ def ray_execute(
 
     `load` makes a worker's pipeline and must be picklable. `workers`: how many; by default one per GPU that Ray
     knows, or 1. `gpus`: whether to use GPUs, one per worker, if there are any. `address`: of a running cluster; None
-    starts Ray on this machine. A worker that dies is started again and its batches are redone. Raises ValueError if
-    Ray is not installed or cannot be reached.
+    starts Ray on this machine. A worker that dies is started again and its batch is redone; a batch that has lost
+    RETRIES + 1 workers is given up. Raises ValueError if Ray is not installed or cannot be reached.
     """
     try:
         import ray
@@ -45,26 +48,43 @@ def ray_execute(
         raise ValueError("--engine ray needs Ray: pip install 'attncontrol[cluster]'") from error
 
     def execute(groups: Iterable[list[Job]]) -> Iterator[Outcome]:
-        rows = [{"jobs": pickle.dumps(group)} for group in groups]
-        if not rows:
+        groups = iter(groups)
+        window = list(islice(groups, WINDOW))
+        if not window:
             return
         _connect(ray, workers or 1, address)
+        ray.data.DataContext.get_current().max_errored_blocks = -1  # a lost batch does not end the run
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        known = int(ray.cluster_resources().get("GPU", 0)) if gpus else 0
         try:
-            known = int(ray.cluster_resources().get("GPU", 0)) if gpus else 0
-            made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                RayWorker,
-                fn_constructor_args=(load,),
-                batch_size=1,
-                num_cpus=None if known else 1,
-                num_gpus=1 if known else None,
-                compute=ray.data.ActorPoolStrategy(size=workers or known or 1),
-            )
-            for row in made.iter_rows():
-                yield from pickle.loads(row["outcomes"])
+            while window:
+                yield from _make(ray, window, load, workers or known or 1, bool(known))
+                window = list(islice(groups, WINDOW))
         finally:
             ray.shutdown()
 
     return execute
+
+
+def _make(ray: Any, window: list[list[Job]], load: Callable[[], Maker], workers: int, gpus: bool) -> Iterator[Outcome]:
+    """The outcomes of some batches as they come; those that no worker survived are failures at the end."""
+    rows = [{"number": number, "jobs": pickle.dumps(group)} for number, group in enumerate(window)]
+    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        RayWorker,
+        fn_constructor_args=(load,),
+        batch_size=1,
+        num_cpus=None if gpus else 1,
+        num_gpus=1 if gpus else None,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+        ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+    )
+    lost = dict(enumerate(window))
+    for row in made.iter_rows():
+        del lost[row["number"]]
+        yield from pickle.loads(row["outcomes"])
+    for group in lost.values():
+        reason = f"{RETRIES + 1} workers died over the batch of {len(group)} it was in: try a smaller --batch-size"
+        yield from (Outcome(job, reason=reason) for job in group)
 
 
 def _check_address(address: str) -> None:

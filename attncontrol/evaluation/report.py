@@ -38,7 +38,7 @@ def markdown(title: str, lines: Sequence[Mapping[str, Any]]) -> str:
     for table in tables(lines):
         text += [f"## {table.score}", "", f"{means.get(table.score, '')}; differences are to {table.baseline}.", ""]
         text += ["| " + " | ".join(HEADINGS) + " |", "| --- | --- |" + " ---: |" * (len(HEADINGS) - 2)]
-        text += ["| " + " | ".join(row) + " |" for row in _rows(table)] + [""]
+        text += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in _rows(table)] + [""]
     return "\n".join(text)
 
 

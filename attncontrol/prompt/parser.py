@@ -16,6 +16,7 @@ from attncontrol.prompt.dependencies import DependencyParse
 
 PREFERRED = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
 EMBEDDED = "embedded"
+LEXICON = "attncontrol_lexicon"  # the component that pipelines trained here begin with
 PUNCTUATION = {"’": "'", "–": "-", "—": ","}  # as the pipelines know it
 
 
@@ -23,7 +24,8 @@ PUNCTUATION = {"’": "'", "–": "-", "—": ","}  # as the pipelines know it
 class PromptParser:
     """A loaded pipeline: `name` and version as reported in results, `nlp` the spaCy pipeline itself.
 
-    The embedded pipeline reads lower case only (`lower_case`), so that the case of a prompt never matters.
+    The embedded pipeline, and others trained like it, read lower case only (`lower_case`), so that the case of a
+    prompt never matters to them.
     """
 
     name: str
@@ -71,11 +73,10 @@ def analyse(prompt: str, parser: Any = None) -> tuple[DependencyParse, str]:
 def _load(name: str | None) -> PromptParser:
     import spacy
 
-    if name == EMBEDDED:
-        from attncontrol.prompt import pipeline  # noqa: F401, registers the component
+    from attncontrol.prompt import pipeline  # noqa: F401, registers LEXICON
 
-        nlp = spacy.load(Path(__file__).with_name("data") / "parser")
-        return PromptParser(_title(nlp), nlp, lower_case=True)
+    if name == EMBEDDED:
+        name = str(Path(__file__).with_name("data") / "parser")
     if name is not None:
         try:
             nlp = spacy.load(name)
@@ -86,7 +87,7 @@ def _load(name: str | None) -> PromptParser:
             ) from error
         if not nlp.has_pipe("parser"):
             raise ValueError(f"the spaCy pipeline {name!r} has no dependency parser; use parser='embedded'")
-        return PromptParser(_title(nlp), nlp)
+        return PromptParser(_title(nlp), nlp, lower_case=nlp.has_pipe(LEXICON))
     for installed in filter(spacy.util.is_package, PREFERRED):
         try:
             return _load(installed)

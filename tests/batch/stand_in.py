@@ -20,7 +20,10 @@ FINGERPRINT = "stand-in"
 
 
 class StandIn:
-    """Images of noise seeded by the job; prompts with "fail" fail. `seconds` is a batch's time, `log` a file."""
+    """Images of noise seeded by the job; prompts with "fail" fail, "please die" ends the process.
+
+    `seconds` is the time of a batch, `log` a file.
+    """
 
     def __init__(self, seconds: float = 0.0, log: Path | None = None) -> None:
         self.seconds, self.log = seconds, log
@@ -30,6 +33,8 @@ class StandIn:
         if self.log:
             with self.log.open("a") as file:
                 file.writelines(f"{job.name} {os.getpid()}\n" for job in jobs)
+        if any(job.prompt == "please die" for job in jobs):
+            os._exit(1)
         return [self._outcome(job) for job in jobs]
 
     def _outcome(self, job: Job) -> Outcome:

@@ -1,46 +1,78 @@
+import contextlib
 import functools
+import json
 import os
 import signal
-import threading
 import time
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from attncontrol.batch.ray_engine import ray_execute
+from attncontrol.cli import app
+from tests import tiny
 from tests.batch.stand_in import StandIn, run_with
 from tests.batch.test_run import assert_complete
 
 pytest.importorskip("ray", reason="needs the extra 'cluster'")
 
 
-def test_two_workers_that_are_killed_one_after_the_other(tmp_path):
-    prompts, log = tmp_path / "prompts.txt", tmp_path / "log"
-    prompts.write_text("".join(f"prompt {i}\n" for i in range(60)))
-    log.touch()
-    killed = []
+class OneDies(StandIn):
+    """Work begins when two are there; then one ends itself in the middle, and the others wait for its successor."""
 
-    def processes():
-        return list(dict.fromkeys(line.split()[1] for line in log.read_text().splitlines()))
+    def __init__(self, folder: Path):
+        super().__init__(log=folder / "log")
+        self.folder = folder
+        (folder / f"started-{os.getpid()}").touch()
 
-    def kill_both():
-        deadline = time.monotonic() + 240
-        while len(processes()) < 2 and time.monotonic() < deadline:
+    def make(self, jobs):
+        while len(list(self.folder.glob("started-*"))) < 2 + (self.folder / "killed").exists():
             time.sleep(0.02)
-        for process in processes()[:2]:
-            os.kill(int(process), signal.SIGKILL)
-            killed.append(process)
-            time.sleep(1)
+        outcomes = super().make(jobs)
+        if len(self.log.read_text().splitlines()) > 12 and not (self.folder / "killed").exists():
+            with contextlib.suppress(FileExistsError):  # the other one was faster
+                (self.folder / "killed").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return outcomes
 
-    killer = threading.Thread(target=kill_both)
-    killer.start()
-    execute = ray_execute(functools.partial(StandIn, 0.5, log), workers=2)
+
+def test_two_workers_of_which_one_is_killed(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"prompt {i}\n" for i in range(40)))
+    execute = ray_execute(functools.partial(OneDies, tmp_path), workers=2)
     counts = run_with(execute, [prompts], tmp_path / "out", batch_size=2)
-    killer.join()
-    assert len(killed) == 2 and set(processes()) > set(killed), "others started in their place"
-    assert counts.made == 60 and not counts.failures
+    assert len(list(tmp_path.glob("started-*"))) == 3 and (tmp_path / "killed").exists()
+    assert counts.made == 40 and not counts.failed
+    assert len((tmp_path / "log").read_text().splitlines()) == 42, "the batch of the killed one was made twice"
     assert_complete(prompts, tmp_path / "out")
-    again = run_with(execute, [prompts], tmp_path / "out")
-    assert (again.found, again.made) == (60, 0)
+
+
+@pytest.mark.slow
+def test_a_batch_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("attncontrol.batch.ray_engine.WINDOW", 7)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"prompt {i}\n" for i in range(9)) + "please die\n")
+    counts = run_with(ray_execute(StandIn, workers=2), [prompts], tmp_path / "out", batch_size=1)
+    assert (counts.made, counts.failed) == (9, 1)
+    assert counts.failures[0][0].prompt == "please die" and "workers died" in counts.failures[0][1]
+
+
+@pytest.mark.slow
+def test_limit_and_shard(tmp_path):
+    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    prompts.write_text("".join(f"a cat and a {word} dog\n" for word in ("red", "blue", "big", "small", "black")))
+    args = ["batch", prompts, "--model", tmp_path / "model", "--steps", "1", "--device", "cpu", "--batch-size", "2"]
+    shards = []
+    for part in ("1/2", "2/2"):
+        options = ["--engine", "ray", "--shard", part, "--limit", "2", "--output", out / part[0]]
+        result = CliRunner().invoke(app, [*map(str, args), *map(str, options)])
+        assert result.exit_code == 0, result.output
+        shards.append({path.name for path in (out / part[0] / "images").glob("*.png")})
+    assert [len(shard) for shard in shards] == [2, 2] and not shards[0] & shards[1]
+    result = CliRunner().invoke(app, [*map(str, args), "--shard", "1/2", "--limit", "2", "--output", str(out / "1")])
+    assert json.loads((out / "1" / "run.json").read_text())["found"] == 2, "the same images as without Ray"
 
 
 def test_an_address_where_no_ray_is(tmp_path):
