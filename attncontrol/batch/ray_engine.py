@@ -76,7 +76,7 @@ def _make(ray: Any, window: list[list[Job]], load: Callable[[], Maker], workers:
         num_cpus=None if gpus else 1,
         num_gpus=1 if gpus else None,
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-        ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+        max_task_retries=RETRIES,
     )
     lost = dict(enumerate(window))
     for row in made.iter_rows():

@@ -111,7 +111,8 @@ def test_parsers_by_name_object_and_doc():
 
 def test_pipeline_in_a_folder(tmp_path):
     load_prompt_parser("embedded").nlp.to_disk(tmp_path / "mine")
-    assert parse_prompt("a red cat", tmp_path / "mine").entities == parsed("a red cat")
+    mine = load_prompt_parser(tmp_path / "mine")
+    assert mine.lower_case and parse_prompt("a RED cat", mine).entities == parsed("a RED cat")
 
 
 def test_pipelines_that_do_not_load(tmp_path):
