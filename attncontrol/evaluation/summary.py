@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """One score: rows by prompt set and method, in order of appearance."""
+    """One score: rows by prompt set and method, in order of appearance, the baseline first."""
 
     score: str
     baseline: str
@@ -59,6 +59,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:
     """
     methods = list(dict.fromkeys(line["method"] for line in lines))
     baseline = PLAIN if PLAIN in methods else methods[0]
+    methods.sort(key=lambda method: method != baseline)
     sets = list(dict.fromkeys(line["prompt_set"] for line in lines))
     groups = [*sets, ALL] if len(sets) > 1 else sets
     made = []

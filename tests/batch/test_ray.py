@@ -1,13 +1,17 @@
 import contextlib
 import functools
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from attncontrol.batch.ray_engine import ray_execute
+from attncontrol.cli import app
+from tests import tiny
 from tests.batch.stand_in import StandIn, run_with
 from tests.batch.test_run import assert_complete
 
@@ -52,6 +56,23 @@ def test_a_batch_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
     counts = run_with(ray_execute(StandIn, workers=2), [prompts], tmp_path / "out", batch_size=1)
     assert (counts.made, counts.failed) == (9, 1)
     assert counts.failures[0][0].prompt == "please die" and "workers died" in counts.failures[0][1]
+
+
+@pytest.mark.slow
+def test_limit_and_shard(tmp_path):
+    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    prompts.write_text("".join(f"a cat and a {word} dog\n" for word in ("red", "blue", "big", "small", "black")))
+    args = ["batch", prompts, "--model", tmp_path / "model", "--steps", "1", "--device", "cpu", "--batch-size", "2"]
+    shards = []
+    for part in ("1/2", "2/2"):
+        options = ["--engine", "ray", "--shard", part, "--limit", "2", "--output", out / part[0]]
+        result = CliRunner().invoke(app, [*map(str, args), *map(str, options)])
+        assert result.exit_code == 0, result.output
+        shards.append({path.name for path in (out / part[0] / "images").glob("*.png")})
+    assert [len(shard) for shard in shards] == [2, 2] and not shards[0] & shards[1]
+    result = CliRunner().invoke(app, [*map(str, args), "--shard", "1/2", "--limit", "2", "--output", str(out / "1")])
+    assert json.loads((out / "1" / "run.json").read_text())["found"] == 2, "the same images as without Ray"
 
 
 def test_an_address_where_no_ray_is(tmp_path):
