@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from apps.emoji.scenes import Thing, render
+from attncontrol.control import resolve_control
 from attncontrol.models import resolve, tuned_settings
 
 MEGABYTE = 2**20
@@ -43,10 +44,8 @@ def test_sizes_and_format(folder):
 
 
 def test_settings_name_methods_and_their_options(folder):
-    from attncontrol.losses.registry import create_method
-
-    for method, settings in tuned_settings(folder).items():
-        create_method(method, **settings)
+    tuned = tuned_settings(folder)
+    assert all(resolve_control(name, tuned).parts for name in tuned)
 
 
 def test_everything_is_float32_after_loading(pipe):
@@ -55,9 +54,9 @@ def test_everything_is_float32_after_loading(pipe):
     assert pipe.safety_checker is None and pipe.scheduler.config.prediction_type == "v_prediction"
 
 
-def test_text_enters_at_16x16_only(pipe):
+def test_text_enters_at_16x16_and_8x8(pipe):
     cross = {name.split(".attentions")[0] for name in pipe.unet.attn_processors if "attn2" in name}
-    assert cross == {"down_blocks.0", "up_blocks.1"}
+    assert cross == {"down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"}
 
 
 def test_a_word_slot_knows_nothing_of_the_other_object(pipe):
