@@ -53,6 +53,11 @@ class AttendAndExcite(Method):
     smoothing: bool = option(True, "smooth the maps before taking the maximum")
     kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
     sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
+    softmax_scale: float = option(
+        100.0,
+        "factor on the probabilities before the softmax over tokens; smaller where maxima of 1 come too early",
+        at_least=0,
+    )
     normalize_eot: bool | None = option(
         None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
     )
@@ -65,7 +70,7 @@ class AttendAndExcite(Method):
 
     def subject_maps(self, attention: Tensor, context: Context) -> Tensor:
         """Prepared maps [subjects, height, width] from mean attention [height, width, positions] (sections 4, 5)."""
-        probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot))
+        probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot), self.softmax_scale)
         maps = token_means(probabilities, self._channels(context))
         if not self.smoothing:
             return maps
