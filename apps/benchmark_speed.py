@@ -1,12 +1,15 @@
-"""Time, memory and arithmetic of Attend-and-Excite on the full-size Stable Diffusion 1.5 architecture.
+"""Time, memory and arithmetic of guidance on the full-size Stable Diffusion 1.5 and XL architectures.
 
-    python apps/benchmark_speed.py                     # CPU, float32, 512 px, 2 steps of which 1 is guided
+    python apps/benchmark_speed.py                     # 1.5 on a CPU, float32, 512 px, 2 steps of which 1 is guided
     python apps/benchmark_speed.py --device cuda --dtype float16 --steps 50
+    python apps/benchmark_speed.py --model xl --dtype bfloat16     # 1024 px; 5 GB of weights, 10 GB in float32
+    python apps/benchmark_speed.py --model xl --count              # every method, counted without weights in seconds
 
 The weights are random: cost does not depend on them. Plain sampling, the pipeline that diffusers still carries and
 attncontrol run in turn, each in a process of its own with the same weights and settings; the latents of the two
-guided ones must agree. Half of the steps are guided, once each, without refinement. Memory is the peak above what the
-loaded weights take. Arithmetic is counted operation by operation in a run of its own.
+guided ones must agree. For XL diffusers has none: there the latents of both memory modes must agree. Half of the steps
+are guided, once each, without refinement. Memory is the peak above what the loaded weights take. Arithmetic is counted
+operation by operation, in a run of its own or, with --count, for every method at its published settings.
 """
 
 from __future__ import annotations
@@ -23,16 +26,43 @@ from pathlib import Path
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
     StableDiffusionAttendAndExcitePipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from attncontrol import AttendAndExcite, AttentionControlPipeline
+from attncontrol import AttendAndExcite, AttentionControlPipeline, create_method, method_classes
+from attncontrol.cost import method_cost, weightless_family
 
-RUNS = ("plain", "peer", "ours", "ours, low memory")
+RUNS = {
+    "1.5": ("plain", "peer", "ours", "ours, low memory"),
+    "xl": ("plain", "ours", "ours, low memory"),
+}
+AGAINST = {"1.5": "peer", "xl": "ours"}  # the run that memory, time and latents are compared with
+SIDES = {"1.5": 512, "xl": 1024}
+UNETS = {
+    "1.5": {
+        "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "xl": {
+        "sample_size": 128, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20), "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 1280 + 6 * 256,
+    },
+}  # fmt: skip
+SMALL = {
+    "1.5": {"block_out_channels": (32, 64, 128, 128)},
+    "xl": {"block_out_channels": (32, 64, 128), "transformer_layers_per_block": (1, 1, 2), "attention_head_dim": 4},
+}
 STEP_SIZE = 20.0
 TOKENS = [2, 5]
 
@@ -40,17 +70,22 @@ TOKENS = [2, 5]
 def main() -> None:
     """Runs every pipeline in a process of its own and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="1.5", choices=list(UNETS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
-    parser.add_argument("--size", type=int, default=512, help="side of the image in pixels")
+    parser.add_argument("--size", type=int, help="side of the image in pixels; 512, for XL 1024")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1, help="rounds through all pipelines; the medians are printed")
     parser.add_argument("--small", action="store_true", help="a few channels only, to try the program out")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON to this file")
-    parser.add_argument("--run", choices=[*RUNS, "count"], help=argparse.SUPPRESS)
+    parser.add_argument("--count", action="store_true", help="count the cost of every method, run nothing")
+    parser.add_argument("--run", choices=[*RUNS["1.5"], "count"], help=argparse.SUPPRESS)
     parser.add_argument("--latents", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.run == "count":
+    arguments.size = arguments.size or SIDES[arguments.model]
+    if arguments.count:
+        count_methods(arguments)
+    elif arguments.run == "count":
         print(json.dumps(count_operations(arguments)))
     elif arguments.run:
         print(json.dumps(measure(arguments)))
@@ -60,26 +95,29 @@ def main() -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """The parent process: alternates the runs, checks the latents, prints a Markdown table."""
-    figures: dict[str, list[dict]] = {run: [] for run in RUNS}
+    runs, against = RUNS[arguments.model], AGAINST[arguments.model]
+    figures: dict[str, list[dict]] = {run: [] for run in runs}
     with tempfile.TemporaryDirectory() as folder:
-        files = {run: Path(folder) / f"{i}.pt" for i, run in enumerate(RUNS)}
+        files = {run: Path(folder) / f"{i}.pt" for i, run in enumerate(runs)}
         for _ in range(arguments.repeats):
-            for run in RUNS:
+            for run in runs:
                 figures[run].append(child(run, files[run]))
                 print(f"{run}: {figures[run][-1]}", file=sys.stderr)
         latents = {run: torch.load(file).float() for run, file in files.items()}
-    scale = latents["peer"].abs().max()
-    agreement = {run: ((latents[run] - latents["peer"]).abs().max() / scale).item() for run in RUNS}
+    scale = latents[against].abs().max()
+    agreement = {run: ((latents[run] - latents[against]).abs().max() / scale).item() for run in runs}
     operations = child("count", None)
-    median = {run: {key: middle([f[key] for f in figures[run]]) for key in figures[run][0]} for run in RUNS}
-    print("| run | seconds | of plain | of peer | GiB above weights | of peer | latents against the peer's |")
+    median = {run: {key: middle([f[key] for f in figures[run]]) for key in figures[run][0]} for run in runs}
+    print(
+        f"| run | seconds | of plain | of {against} | GiB above weights | of {against} | latents against {against} |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for run in RUNS:
+    for run in runs:
         seconds, memory = median[run]["seconds"], median[run]["peak_bytes"]
         print(
             f"| {run} | {seconds:.1f} | {seconds / median['plain']['seconds']:.2f} "
-            f"| {seconds / median['peer']['seconds']:.2f} | {memory / 2**30:.2f} "
-            f"| {memory / median['peer']['peak_bytes']:.2f} | {agreement[run]:.1e} |"
+            f"| {seconds / median[against]['seconds']:.2f} | {memory / 2**30:.2f} "
+            f"| {memory / median[against]['peak_bytes']:.2f} | {agreement[run]:.1e} |"
         )
     print("\nArithmetic, of plain sampling: " + ", ".join(f"{k} {v:.3f}" for k, v in operations.items()))
     if arguments.output:
@@ -130,14 +168,58 @@ def count_operations(arguments: argparse.Namespace) -> dict[str, float]:
     return {run: count / counts["plain"] for run, count in counts.items() if run != "plain"}
 
 
-def pipeline(arguments: argparse.Namespace, run: str) -> StableDiffusionPipeline:
+def count_methods(arguments: argparse.Namespace) -> None:
+    """Prints what every method costs at its published settings in 50 steps, counted on the meta device."""
+    family = weightless_family(architecture(arguments), arguments.model == "xl", getattr(torch, arguments.dtype))
+    print("| method | maps | layers | guided passes in 50 steps | one pass, of plain | arithmetic, of plain "
+          "| GiB above weights | low memory |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in method_classes():
+        cost = method_cost(family, create_method(name), (arguments.size // 8,) * 2)
+        (least, most), (low, high) = cost.passes, cost.arithmetic
+        print(
+            f"| {name} | {cost.layers[0].size[0]}x{cost.layers[0].size[1]} | {len(cost.layers)} | {least} to {most} "
+            f"| {(low - 1) * 50 / least:.3f} | {low:.3f} to {high:.3f} "
+            f"| {cost.fast_bytes / 2**30:.2f} | {cost.low_bytes / 2**30:.2f} |"
+        )
+    print(f"\nPlain sampling takes {cost.plain_bytes / 2**30:.2f} GiB above the weights.")
+
+
+def architecture(arguments: argparse.Namespace) -> dict:
+    """The UNet's configuration."""
+    return UNETS[arguments.model] | (SMALL[arguments.model] if arguments.small else {})
+
+
+def pipeline(arguments: argparse.Namespace, run: str) -> DiffusionPipeline:
     """The pipeline of one run, with the random weights that all runs share."""
     torch.manual_seed(0)
-    widths = (32, 64, 128, 128) if arguments.small else (320, 640, 1280, 1280)
-    unet = UNet2DConditionModel(
-        sample_size=64, block_out_channels=widths, cross_attention_dim=768, attention_head_dim=8, layers_per_block=2
+    dtype = getattr(torch, arguments.dtype)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # a full-size XL in float32 and then in bfloat16 would need three times the memory
+    try:
+        unet = UNet2DConditionModel(**architecture(arguments)).to(arguments.device).eval()
+    finally:
+        torch.set_default_dtype(default)
+    pipe = xl_pipeline(unet) if arguments.model == "xl" else first_pipeline(unet, run)
+    if run.startswith("ours"):
+        pipe = AttentionControlPipeline.from_pipe(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def xl_pipeline(unet: UNet2DConditionModel) -> StableDiffusionXLPipeline:
+    """Stable Diffusion XL around a UNet, with its Euler scheduler."""
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
     )
-    unet.to(arguments.device, getattr(torch, arguments.dtype)).eval()
+    return StableDiffusionXLPipeline(
+        vae=None, text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=unet,
+        scheduler=scheduler, add_watermarker=False,
+    )  # fmt: skip
+
+
+def first_pipeline(unet: UNet2DConditionModel, run: str) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5 around a UNet, or diffusers' Attend-and-Excite pipeline for the run "peer"."""
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
         set_alpha_to_one=False, steps_offset=1,
@@ -145,28 +227,29 @@ def pipeline(arguments: argparse.Namespace, run: str) -> StableDiffusionPipeline
     cls = StableDiffusionAttendAndExcitePipeline if run == "peer" else StableDiffusionPipeline
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipe = cls(
+        return cls(
             vae=None, text_encoder=None, tokenizer=None, unet=unet, scheduler=scheduler, safety_checker=None,
             feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
-    if run.startswith("ours"):
-        pipe = AttentionControlPipeline.from_pipe(pipe)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def call_arguments(arguments: argparse.Namespace) -> dict:
     """What every run is called with: random text states and a seeded start."""
     generator = torch.Generator().manual_seed(1)
-    embeds = torch.randn(2, 1, 77, 768, generator=generator).to(arguments.device, getattr(torch, arguments.dtype))
-    return {
+    to = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
+    embeds = torch.randn(2, 1, 77, UNETS[arguments.model]["cross_attention_dim"], generator=generator).to(**to)
+    call = {
         "prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1], "height": arguments.size,
         "width": arguments.size, "num_inference_steps": arguments.steps, "output_type": "latent",
-        "generator": torch.Generator().manual_seed(2),
+        "generator": torch.Generator().manual_seed(2), "guidance_scale": 7.5,
     }  # fmt: skip
+    if arguments.model == "xl":
+        pooled = torch.randn(2, 1, 1280, generator=generator).to(**to)
+        call |= {"pooled_prompt_embeds": pooled[0], "negative_pooled_prompt_embeds": pooled[1]}
+    return call
 
 
-def generate(pipe: StableDiffusionPipeline, arguments: argparse.Namespace, call: dict) -> torch.Tensor:
+def generate(pipe: DiffusionPipeline, arguments: argparse.Namespace, call: dict) -> torch.Tensor:
     """One image's latents, with the first half of the steps guided unless the run is plain."""
     guided = arguments.steps // 2
     if arguments.run == "plain":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from attncontrol.cost import Memory
 from attncontrol.engine import Engine, Subject
 from attncontrol.families import UNetFamily, family_of
 from attncontrol.layout import place, read_layout
@@ -22,7 +23,6 @@ from attncontrol.prompt.align import check_second_tokenizer
 from attncontrol.record import ControlRecord
 
 Control = str | Method | MethodSum | Mapping[str, Any] | Sequence[Any] | None
-Memory = Literal["fast", "low"]
 
 
 def resolve_control(control: Control, tuned: Mapping[str, Any] | None = None) -> MethodSum:
@@ -70,7 +70,7 @@ def attach(
     layout: Any = None,
     parser: Any = None,
     record_maps: bool = False,
-    memory: Memory = "fast",
+    memory: Memory = "auto",
 ) -> AttentionControl:
     """Controls every call of a diffusers pipeline made inside a `with` block.
 
@@ -79,7 +79,8 @@ def attach(
     will be called with. subjects: words or phrases of the prompt, token indices, or groups; parsed from the prompt if
     absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. parser: a spaCy
     pipeline or its name. record_maps: keep each subject's map of every step (one more denoiser pass per step).
-    memory: "low" recomputes activations in the backward pass instead of keeping them.
+    memory: "low" recomputes activations in the backward pass instead of keeping them, "fast" keeps them, "auto" does
+    so if what `attncontrol.cost` counts fits into nine tenths of the device's free memory.
 
     Raises ValueError if the pipeline, a method, a subject or a layout cannot be used.
 
@@ -102,8 +103,8 @@ class AttentionControl:
     def __init__(
         self, pipe: Any, methods: MethodSum, subjects: Sequence[Subject], *, record_maps: bool, memory: Memory
     ) -> None:
-        if memory not in ("fast", "low"):
-            raise ValueError(f"memory must be 'fast' or 'low', not {memory!r}")
+        if memory not in get_args(Memory):
+            raise ValueError(f"memory must be 'auto', 'fast' or 'low', not {memory!r}")
         self.pipe, self.methods, self.subjects = pipe, methods, list(subjects)
         self.record_maps, self.memory = record_maps, memory
         self._family = family_of(pipe)
@@ -136,7 +137,7 @@ class AttentionControl:
             self.methods,
             self.subjects,
             record_maps=self.record_maps,
-            low_memory=self.memory == "low",
+            memory=self.memory,
         )
         self._iteration = 0
         self._move: Tensor | None = None

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from attncontrol.families import UNetFamily, family_of
+from attncontrol.families import UNetFamily, XLFamily, family_of
 from attncontrol.guided_pass import GuidedPass
+from attncontrol.layout import Layout
+from attncontrol.losses.base import Context, Method, Reading
 from attncontrol.maps import Layer, Size
+from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
+Memory = Literal["auto", "fast", "low"]
 USABLE = 0.9  # of the free memory: allocators lose some to fragments
 
 
@@ -43,20 +48,20 @@ def guided_cost(family: UNetFamily, size: Size, layers: Sequence[Layer], low_mem
     other inputs than Stable Diffusion's.
     """
     names = tuple(layer.name for layer in layers)
-    return _count(_described(family), _is_xl(family), size, family.denoiser.dtype, names, low_memory)
+    return _count(_described(family), isinstance(family, XLFamily), size, family.denoiser.dtype, names, low_memory)
 
 
 def plain_cost(family: UNetFamily, size: Size, images: int = 2) -> Cost:
     """One ordinary forward of some images, 2 being one image with classifier-free guidance. See `guided_cost`."""
-    return _count(_described(family), _is_xl(family), size, family.denoiser.dtype, None, images=images)
+    return _count(_described(family), isinstance(family, XLFamily), size, family.denoiser.dtype, None, images=images)
 
 
-def fits_in_memory(family: UNetFamily, size: Size, layers: Sequence[Layer], images: int) -> bool:
-    """Whether a guided pass of so many images at once fits into what the denoiser's device has free now.
+def fits_in_memory(family: UNetFamily, size: Size, layers: Sequence[Layer], images: int, device: torch.device) -> bool:
+    """Whether a guided pass of so many images at once, with all its activations, fits into what a device has free.
 
     True where it cannot be known: devices that do not tell, UNets that cannot be counted.
     """
-    free = free_bytes(family.denoiser.device)
+    free = free_bytes(device)
     if free is None:
         return True
     try:
@@ -80,6 +85,60 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class MethodCost:
+    """What a method costs for one image with classifier-free guidance.
+
+    `passes`: the fewest and the most guided passes of a run, depending on how refinement goes; `arithmetic`: the
+    operations of such runs, of those of plain sampling; the peak bytes above weights and inputs of plain sampling
+    and of a guided pass in both memory modes.
+    """
+
+    layers: tuple[Layer, ...]
+    passes: tuple[int, int]
+    arithmetic: tuple[float, float]
+    plain_bytes: int
+    fast_bytes: int
+    low_bytes: int
+
+
+def method_cost(family: UNetFamily, method: Method, size: Size, steps: int = 50) -> MethodCost:
+    """What a method costs a model; `size` is (height, width) of the latents. Raises ValueError as `guided_cost`."""
+    layers = method.select_layers(family.layers(size))
+    plain, fast, low = plain_cost(family, size), *(guided_cost(family, size, layers, low) for low in (False, True))
+    passes = guided_passes(method, steps)
+    arithmetic = tuple(1 + n * fast.operations / (steps * plain.operations) for n in passes)
+    return MethodCost(tuple(layers), passes, arithmetic, plain.peak_bytes, fast.peak_bytes, low.peak_bytes)
+
+
+def guided_passes(method: Method, steps: int) -> tuple[int, int]:
+    """The fewest and the most guided passes of an image of "a red cat and a blue frog" in a run of so many steps."""
+    words = [("red", 2), ("cat", 3), ("blue", 6), ("frog", 7)]
+    red, cat, blue, frog = (Word(text, token_indices=(position,)) for text, position in words)
+    structure = PromptStructure("a red cat and a blue frog", (Entity(cat, (red,)), Entity(frog, (blue,))), "", 9)
+    layout = Layout((((0.0, 0.0, 0.5, 1.0),), ((0.5, 0.0, 1.0, 1.0),)))
+    contexts = [Context(structure, index, steps, layout=layout) for index in range(steps)]
+    # whether a large monitor satisfies or not differs from method to method
+    readings = [Reading(loss, monitor) for loss in (0.0, math.inf) for monitor in (-math.inf, math.inf)]
+    counts = [sum(_passes_of_step(method, context, reading) for context in contexts) for reading in readings]
+    return min(counts), max(counts)
+
+
+def _passes_of_step(method: Method, context: Context, reading: Reading) -> int:
+    """Guided passes of one step if every evaluation reads alike and all latents move."""
+    passes, evaluated = 0, False
+    refinement = method.refine(context)
+    step_size = next(refinement, None)
+    while step_size is not None:
+        passes += not evaluated
+        evaluated = step_size == 0
+        try:
+            step_size = refinement.send(reading)
+        except StopIteration:
+            step_size = None
+    return passes + (not evaluated and method.plain_step_size(context) > 0)
+
+
 def weightless_family(config: dict[str, Any], xl: bool, dtype: torch.dtype) -> UNetFamily:
     """The family of a UNet of this configuration, on the meta device."""
     known = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -95,8 +154,20 @@ def _described(family: UNetFamily) -> str:
     return json.dumps(dict(family.denoiser.config), sort_keys=True, default=str)
 
 
-def _is_xl(family: UNetFamily) -> bool:
-    return len(family.default_places) == 1
+def load_weightless(path: str, dtype: torch.dtype) -> tuple[UNetFamily, int, Size]:
+    """The family of a checkpoint from its configurations alone, the pixels of a latent, and the latents' usual size.
+
+    Raises ValueError for a folder or id that is no checkpoint with a UNet.
+    """
+    try:
+        index = DiffusionPipeline.load_config(path)
+        unet = UNet2DConditionModel.load_config(path, subfolder="unet")
+        vae = AutoencoderKL.load_config(path, subfolder="vae")
+    except OSError as error:
+        raise ValueError(f"no Stable Diffusion checkpoint at {path!r}: {error}") from error
+    side = unet["sample_size"]
+    size = (side, side) if isinstance(side, int) else tuple(side)
+    return weightless_family(unet, "tokenizer_2" in index, dtype), 2 ** (len(vae["block_out_channels"]) - 1), size
 
 
 @functools.lru_cache(maxsize=64)

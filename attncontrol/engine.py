@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attncontrol.cost import Memory, fits_in_memory
 from attncontrol.families import UNetFamily
 from attncontrol.guided_pass import GuidedPass
 from attncontrol.layout import Layout
@@ -82,12 +83,12 @@ class Engine:
         subjects: Sequence[Subject],
         *,
         record_maps: bool = False,
-        low_memory: bool = False,
+        memory: Memory = "auto",
     ) -> None:
         self.family = family
         self.parts: list[tuple[float, Method]] = [(weight, method) for weight, method in methods.parts if weight > 0]
         self.subjects = list(subjects)
-        self.record_maps, self.low_memory = record_maps, low_memory
+        self.record_maps, self.memory = record_maps, memory
         self.images: list[ImageState] = []
         self.index = self.count = 0
         self.layers: list[list[Layer]] = []  # what each part looks at
@@ -111,11 +112,13 @@ class Engine:
         self.index, self.count = index, count
         with torch.inference_mode(False), torch.enable_grad():
             layers = self._choose_layers(self.family.layers(tuple(call["sample"].shape[-2:])))
-            pass_ = GuidedPass(self.family, call, layers, self.low_memory)
+            pass_ = GuidedPass(self.family, call, layers)
             if not self.images:
                 self._start_run(pass_.images)
             for image in self.images:
                 self._start_step(image, call["timestep"])
+            if any(image.request for image in self.images):
+                pass_.low_memory = self._saves_memory(pass_)
             latents = pass_.start
             while waiting := [image for image in self.images if image.request]:
                 latents = self._round(pass_, latents, waiting)
@@ -133,6 +136,14 @@ class Engine:
             self.recorded_layers = [layer for layer in default if layer.size == size]
         wanted = {layer.name for part in (*self.layers, self.recorded_layers) for layer in part}
         return [layer for layer in layers if layer.name in wanted]
+
+    def _saves_memory(self, pass_: GuidedPass) -> bool:
+        """Whether memory is bought with time; "auto" is decided once in a run, at the first guided step."""
+        if self.memory == "auto":
+            size, device = tuple(pass_.start.shape[-2:]), pass_.start.device
+            fits = fits_in_memory(self.family, size, pass_.layers, pass_.images, device)
+            self.memory = "fast" if fits else "low"
+        return self.memory == "low"
 
     def _start_run(self, images: int) -> None:
         prompts = len(self.subjects)

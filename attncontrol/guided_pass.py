@@ -22,7 +22,9 @@ class GuidedPass:
     their gradients and the maps are float32 whatever the model's dtype.
     """
 
-    def __init__(self, family: UNetFamily, call: dict[str, Any], layers: Sequence[Layer], low_memory: bool) -> None:
+    def __init__(
+        self, family: UNetFamily, call: dict[str, Any], layers: Sequence[Layer], low_memory: bool = False
+    ) -> None:
         self.family, self.call, self.layers, self.low_memory = family, call, layers, low_memory
         self.batch = call["sample"].shape[0]
         self.images = self.batch // family.batch_copies()

@@ -176,6 +176,14 @@ def test_compare_adds_a_row_of_maps_per_subject(run):
     assert pixels("out/a-cat-and-a-red-frog_compare.png").shape[0] == height + 2 * (256 + 8)
 
 
+def test_methods_says_what_each_costs_with_a_model(run, checkpoint):
+    result = run("methods", "--cost", "--width", 64, "--height", 32)
+    assert result.exit_code == 0, result.stderr
+    assert all(name in result.stdout for name in method_classes())
+    assert "64x32" in result.stdout and "25 to 85" in result.stdout
+    assert run("methods", "syngen", "--cost", "--model", "nowhere").exit_code == 2
+
+
 def test_methods_lists_all_and_explains_each(run):
     result = run("methods")
     assert result.exit_code == 0 and all(name in result.stdout for name in method_classes())

@@ -234,7 +234,7 @@ def test_unsupported_pipelines_are_named():
 
 
 def test_unknown_memory_mode(stock):
-    with pytest.raises(ValueError, match="'fast' or 'low'"):
+    with pytest.raises(ValueError, match="'auto', 'fast' or 'low'"):
         attach(stock, QUICK, prompt=PROMPT, memory="tiny")
 
 

@@ -102,6 +102,12 @@ def test_half_precision(dtype):
     assert len({*losses}) == 3, "losses are finer than the model's dtype"
 
 
+def test_the_controlled_form_of_a_pipeline_keeps_its_dtype():
+    stock = tiny.stable_diffusion().to(dtype=torch.bfloat16)
+    assert AttentionControlPipeline.from_pipe(stock).unet.dtype == stock.unet.dtype == torch.bfloat16
+    assert AttentionControlPipeline.from_pipe(stock, torch_dtype=torch.float16).unet.dtype == torch.float16
+
+
 def test_inference_mode_around_the_call(generate):
     with torch.inference_mode():
         inside = generate(control=QUICK)

@@ -55,7 +55,7 @@ class WorkerSettings:
     model: str = "emoji"
     dtype: str = "float32"
     device: str | None = None
-    memory: str = "fast"
+    memory: str = "auto"
     maps: bool = False
 
     def load(self) -> Worker:
@@ -71,7 +71,7 @@ class Worker:
     Every image has a generator of its own on the CPU, so its noise depends neither on the batch nor on the device.
     """
 
-    def __init__(self, pipe: AttentionControlPipeline, model: str, memory: str = "fast", maps: bool = False) -> None:
+    def __init__(self, pipe: AttentionControlPipeline, model: str, memory: str = "auto", maps: bool = False) -> None:
         self.pipe, self.model, self.memory, self.maps = pipe, model, memory, maps
         self.pipe.set_progress_bar_config(disable=True)
         self._largest: dict[str, int] = {}  # the batch size that memory allows, by settings of jobs

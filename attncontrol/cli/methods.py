@@ -6,23 +6,38 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from attncontrol.cli import options
+from attncontrol.cli.errors import option
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its settings.")] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="What each costs with --model: arithmetic and memory, counted, not run.")
+    ] = False,
+    model: options.Model = "emoji",
+    steps: options.Steps = 50,
+    width: options.Width = None,
+    height: options.Height = None,
+    dtype: options.Dtype = "float32",
 ) -> None:
-    """List the methods, or the settings of one."""
+    """List the methods, or the settings of one, or what they cost."""
     from rich.console import Console
 
     from attncontrol.losses import method_classes
     from attncontrol.losses.registry import nearest
 
     classes = method_classes()
-    if name is None:
-        Console().print(_overview(classes))
-    elif name in classes:
-        Console().print(_details(classes[name]))
-    else:
+    if name is not None and name not in classes:
         raise ValueError(f"NAME: unknown method {name!r}{nearest(name, list(classes))}")
+    if cost:
+        options.check_size(width, height)
+        chosen = [name] if name else list(classes)
+        Console().print(_costs(chosen, model, steps, width, height, dtype))
+    elif name is None:
+        Console().print(_overview(classes))
+    else:
+        Console().print(_details(classes[name]))
 
 
 def _overview(classes):
@@ -56,6 +71,44 @@ def _details(cls):
         table.add_row(Text(name, "bold"), Text(str(default)), Text(help_text).append(f"\n{_type(types[name])}", "dim"))
     layout = "\nNeeds a layout: boxes for phrases of the prompt." if cls.needs_layout else ""
     return Group(Text(f"{cls.name}: {cls.summary}\n{cls.paper}{layout}\n"), table)
+
+
+def _costs(names, model, steps, width, height, dtype):
+    import torch
+    from rich.console import Group
+    from rich.table import Table
+
+    from attncontrol.control import resolve_control
+    from attncontrol.cost import load_weightless, method_cost
+    from attncontrol.models import resolve, tuned_settings
+
+    path = resolve(model)
+    with option("--model"):
+        family, scale, default = load_weightless(path, getattr(torch, dtype))
+    size = (height // scale if height else default[0], width // scale if width else default[1])
+    table = Table(
+        "method", "maps", "layers", "guided passes", "arithmetic", "GiB", "GiB, low", box=None, pad_edge=False
+    )
+    for name in names:
+        method = resolve_control(name, tuned_settings(path)).parts[0][1]
+        found = method_cost(family, method, size, steps)
+        passes, arithmetic = (
+            _range(*(format(value, form) for value in values))
+            for values, form in ((found.passes, "d"), (found.arithmetic, ".2f"))
+        )
+        memory = (f"{bytes / 2**30:.2f}" for bytes in (found.fast_bytes, found.low_bytes))
+        shape = "{}x{}".format(*found.layers[0].size)
+        table.add_row(name, shape, str(len(found.layers)), passes, arithmetic, *memory)
+    title = (
+        f"One image of {size[1] * scale}x{size[0] * scale} in {steps} steps with {model}, classifier-free guidance, "
+        f"{dtype}.\nArithmetic of plain sampling = 1; memory above the weights, for plain sampling "
+        f"{found.plain_bytes / 2**30:.2f} GiB. Ranges: without refinement, and as much as it may do.\n"
+    )
+    return Group(title, table)
+
+
+def _range(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
 
 
 def _type(annotation: Any) -> str:

@@ -52,8 +52,10 @@ class UNetFamily:
         return vae.config.latent_channels if vae is not None else self.denoiser.config.out_channels
 
     def example_call(self, images: int, size: Size) -> dict[str, Any]:
-        """Arguments of a denoiser call with empty tensors, to count what it costs."""
+        """Arguments of a denoiser call with empty tensors, to count its cost. Raises ValueError for other UNets."""
         config, like = self.denoiser.config, {"device": self.denoiser.device, "dtype": self.denoiser.dtype}
+        if not isinstance(config.cross_attention_dim, int):
+            raise ValueError("a UNet with several kinds of text states is not one of Stable Diffusion")
         call = {
             "sample": torch.empty(images, config.in_channels, *size, **like),
             "timestep": torch.ones((), device=self.denoiser.device),

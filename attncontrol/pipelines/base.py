@@ -12,7 +12,8 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 
-from attncontrol.control import Control, Memory, attach
+from attncontrol.control import Control, attach
+from attncontrol.cost import Memory
 from attncontrol.models import resolve, tuned_settings
 from attncontrol.record import ControlRecord
 
@@ -66,7 +67,12 @@ class AttentionControlPipeline:
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> AttentionControlPipeline:
-        """The controlled form of an existing pipeline, with the same components. Raises ValueError for others."""
+        """The controlled form of an existing pipeline, with the same components. Raises ValueError for others.
+
+        The components keep their dtype unless one is given; plain diffusers would make them float32.
+        """
+        if not kwargs.keys() & {"dtype", "torch_dtype"}:
+            kwargs["torch_dtype"] = pipeline.dtype
         if cls is not AttentionControlPipeline:
             return super().from_pipe(pipeline, **kwargs)
         return cls._form(type(pipeline).__name__, "this pipeline").from_pipe(pipeline, **kwargs)
@@ -119,7 +125,7 @@ class AttentionControlPipeline:
         layout: Any = None,
         parser: Any = None,
         record_maps: bool = False,
-        memory: Memory = "fast",
+        memory: Memory = "auto",
         **kwargs: Any,
     ) -> AttentionControlOutput | tuple:
         """Generates images; with `control=None` exactly as the stock pipeline, whose arguments all apply.
@@ -128,7 +134,8 @@ class AttentionControlPipeline:
         subjects: words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if absent;
         for a list of prompts a list with one entry per prompt. layout: boxes (x0, y0, x1, y1) in 0..1 per phrase,
         likewise. parser: spaCy pipeline (or its name) that finds the subjects. record_maps: keep each subject's
-        attention map of every step in the result. memory: "low" trades time for memory.
+        attention map of every step in the result. memory: "low" trades time for memory, "auto" does
+        so if the device has too little for "fast".
 
         Returns an `AttentionControlOutput`, or the stock tuple with `return_dict=False`. Raises ValueError for
         prompts, subjects, layouts or sizes that cannot be used.

@@ -1,0 +1,206 @@
+"""How often the engine runs the denoiser, how far it moves the latents, how often it waits for the device."""
+
+import weakref
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from attncontrol import AttendAndExcite, AttentionControlPipeline, Conform, SynGen, create_method, method_classes
+from attncontrol.engine import Engine
+from tests import tiny
+
+PROMPT = "a red cat and a blue frog"
+LAYOUT = {"red cat": [0.0, 0.1, 0.5, 0.9], "blue frog": [0.5, 0.1, 1.0, 0.9]}
+
+
+@pytest.fixture(scope="module")
+def tiny_pipe():
+    pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def run(pipe, control, prompt=PROMPT, **arguments):
+    many = isinstance(prompt, list)
+    generators = [torch.Generator().manual_seed(i) for i in range(len(prompt) if many else 1)]
+    defaults = {"num_inference_steps": 3, "height": 32, "width": 32, "output_type": "latent", "memory": "fast"}
+    return pipe(prompt, control=control, generator=generators, **{**defaults, **arguments})
+
+
+@pytest.fixture
+def guided_rows(tiny_pipe):
+    """The number of images of every guided forward."""
+    rows = []
+
+    def note(module, args, kwargs):
+        if torch.is_grad_enabled():
+            rows.append(len(kwargs["sample"]))
+
+    handle = tiny_pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
+    yield rows
+    handle.remove()
+
+
+def test_no_guided_forward_where_nothing_is_guided(tiny_pipe, guided_rows):
+    run(tiny_pipe, AttendAndExcite(thresholds={}, start=0.3, stop=0.6), num_inference_steps=10)
+    assert guided_rows == [1] * 3
+    run(tiny_pipe, 0 * AttendAndExcite())
+    run(tiny_pipe, AttendAndExcite(start=0.5, stop=0.5, thresholds={}))
+    assert guided_rows == [1] * 3
+
+
+def test_the_first_refinement_reuses_the_evaluation_that_decides_on_it(tiny_pipe, guided_rows):
+    """Three evaluations for two moves: one before each, the last of them for the plain update."""
+    control = AttendAndExcite(thresholds={0: 0.9999}, max_refinement_steps=2, stop=0.3, step_size=1.0)
+    output = run(tiny_pipe, control)
+    assert output.control.images[0].steps[0].refinements == 2
+    assert guided_rows == [1] * 3
+
+
+def test_latents_that_did_not_move_are_evaluated_once(tiny_pipe, guided_rows):
+    """In the first step groups of single tokens have no loss for refinement nor for the plain update (CONFORM, 5)."""
+    output = run(tiny_pipe, Conform(stop=0.3, refine_at=(0,)), "a cat and a frog", subjects=[[2], [5]])
+    assert guided_rows == [1]
+    assert [step.moved for step in output.control.images[0].steps] == [False] * 3
+    assert output.control.images[0].steps[0].losses == {"conform": [0.0]}
+
+
+def test_only_images_that_need_it_are_refined(tiny_pipe, guided_rows):
+    prompts = ["a cat and a frog", ", ."]
+    with pytest.warns(UserWarning, match="no subjects"):
+        run(tiny_pipe, AttendAndExcite(thresholds={0: 0.9999}, max_refinement_steps=2, stop=0.3), prompts)
+    assert guided_rows == [1] * 3
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """Every step's move and the latents it starts from, [images, ...] each."""
+    seen = []
+    guide = Engine.guide
+
+    def spy(self, call, index, count):
+        move = guide(self, call, index, count)
+        if move is not None:
+            seen.append((move, call["sample"][-len(move) :].float()))
+        return move
+
+    monkeypatch.setattr(Engine, "guide", spy)
+    return seen
+
+
+def bundled():
+    pipe = AttentionControlPipeline.from_pretrained("emoji")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+MODELS = {
+    "1.x": lambda: AttentionControlPipeline.from_pipe(tiny.stable_diffusion()),
+    "2.x": lambda: AttentionControlPipeline.from_pipe(
+        tiny.stable_diffusion(
+            text_encoder=tiny.text_encoder(hidden_act="gelu"), unet=tiny.unet(use_linear_projection=True)
+        )
+    ),
+    "XL": lambda: AttentionControlPipeline.from_pipe(tiny.stable_diffusion_xl()),
+    "bundled": bundled,
+}
+
+
+def relative_lengths(moves):
+    return [(move.flatten(1).norm(dim=1) / start.flatten(1).norm(dim=1)).tolist() for move, start in moves]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_relative_step_has_the_same_length_for_every_model(model, moves):
+    pipe = MODELS[model]()
+    size = {"height": 64, "width": 64} if model == "bundled" else {}
+    for loss_scale in (1.0, 1e-3):  # it is not the size of the gradient that counts
+        control = loss_scale * AttendAndExcite(thresholds={}, stop=0.3, relative_step=0.02 / loss_scale)
+        run(pipe, control, "a cat and a frog", **size)
+    assert relative_lengths(moves) == [[pytest.approx(0.02, rel=1e-4)]] * 2
+
+
+@pytest.mark.parametrize("model", ["1.x", "XL", "bundled"])
+def test_a_relative_step_goes_down(model):
+    size = {"height": 64, "width": 64} if model == "bundled" else {}
+    control = AttendAndExcite(thresholds={0: 0.9999}, max_refinement_steps=3, stop=0.3, relative_step=0.01)
+    record = run(MODELS[model](), control, "a cat and a frog", **size).control.images[0]
+    losses = record.steps[0].losses["attend-and-excite"]
+    assert losses[-1] < losses[0]
+
+
+def test_relative_and_absolute_parts_add_up(tiny_pipe, moves):
+    relative, absolute = SynGen(relative_step=0.02, stop=0.3), AttendAndExcite(thresholds={}, stop=0.3, step_size=100)
+    for control in (relative, absolute, 0.5 * relative + absolute):
+        run(tiny_pipe, control)
+    (first, _), (second, _), (both, _) = moves
+    torch.testing.assert_close(both, 0.5 * first + second, rtol=1e-3, atol=1e-6)
+
+
+WAITING = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.equal.default,
+)
+
+
+class DeviceReads(TorchDispatchMode):
+    """Counts how often numbers computed with a module's weights are handed to Python, as if they were on a GPU."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.count, self.on_device = 0, weakref.WeakSet()
+        for tensor in module.parameters():
+            self.on_device.add(tensor.untyped_storage())
+
+    def holds(self, tensor):
+        return tensor.untyped_storage() in self.on_device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        result = func(*args, **(kwargs or {}))
+        if any(map(self.holds, inputs)):
+            masks = func is torch.ops.aten.index.Tensor and any(x.dtype == torch.bool for x in inputs[1:])
+            self.count += func in WAITING or masks
+            for output in tree_leaves(result):
+                if isinstance(output, Tensor):
+                    self.on_device.add(output.untyped_storage())
+        return result
+
+
+class ListReads(TorchFunctionMode):
+    """Adds the ways to Python that pass by the dispatcher on a CPU."""
+
+    def __init__(self, reads):
+        super().__init__()
+        self.reads = reads
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.cpu) and self.reads.holds(args[0]):
+            self.reads.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", method_classes())
+def test_the_device_is_read_once_per_evaluation(tiny_pipe, name, monkeypatch):
+    """Once more where a method looks at its loss before it decides whether to move."""
+    cls = method_classes()[name]
+    guide, reads = Engine.guide, DeviceReads(tiny_pipe.unet)
+
+    def counted(self, call, index, count):
+        with ListReads(reads), reads:
+            return guide(self, call, index, count)
+
+    monkeypatch.setattr(Engine, "guide", counted)
+    control = create_method(name, stop=1.0)
+    output = run(tiny_pipe, control, layout=LAYOUT if cls.needs_layout else None, num_inference_steps=2)
+    record = output.control.images[0]
+    evaluations = sum(len(values) for step in record.steps for values in step.losses.values())
+    looks = 1 + (name == "layout-guidance")
+    assert 0 < evaluations <= reads.count <= looks * evaluations + len(record.steps)
+    if name in ("syngen", "ebama", "a-star", "conform", "attention-refocusing"):
+        assert reads.count == evaluations
