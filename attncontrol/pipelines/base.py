@@ -72,7 +72,7 @@ class AttentionControlPipeline:
         The components keep their dtype unless one is given; plain diffusers would make them float32.
         """
         if not kwargs.keys() & {"dtype", "torch_dtype"}:
-            kwargs["torch_dtype"] = pipeline.dtype
+            kwargs["dtype"] = pipeline.dtype
         if cls is not AttentionControlPipeline:
             return super().from_pipe(pipeline, **kwargs)
         return cls._form(type(pipeline).__name__, "this pipeline").from_pipe(pipeline, **kwargs)
