@@ -50,7 +50,8 @@ def compare(
         raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
     columns = [options.read_control(name, [], model) for name in (PLAIN, *names)]
 
-    from attncontrol.cli.drawing import Request, check_targets, draw, load_pipeline, slug, step_progress
+    from attncontrol.cli.drawing import check_targets, load_pipeline, slug, step_progress
+    from attncontrol.drawing import Request, draw
     from attncontrol.imagefile import save_image
     from attncontrol.losses.combining import control_name
 

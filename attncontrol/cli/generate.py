@@ -64,7 +64,8 @@ def generate(
         raise ValueError(f"--control: {PLAIN!r} makes no use of --subjects and --layout")
     methods = options.read_control(control, settings or [], model)
 
-    from attncontrol.cli.drawing import Request, check_targets, draw, load_pipeline, slug, step_progress
+    from attncontrol.cli.drawing import check_targets, load_pipeline, slug, step_progress
+    from attncontrol.drawing import Request, draw
     from attncontrol.imagefile import save_image
     from attncontrol.losses.combining import control_name
 

@@ -1,0 +1,76 @@
+"""Making images with a pipeline, one at a time, each with its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from attncontrol.imagefile import Recipe, recipe_of
+from attncontrol.losses import MethodSum
+from attncontrol.record import ImageRecord
+
+
+@dataclass(frozen=True)
+class Request:
+    """What several images have in common; `layout` is as the pipeline takes it, `layout_json` what it says."""
+
+    model: str
+    prompt: str
+    negative_prompt: str
+    steps: int
+    guidance_scale: float
+    width: int | None
+    height: int | None
+    subjects: list[Any] | None = None
+    layout: Any = None
+    layout_json: Any = None
+    maps: bool = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image, what was guided (None for plain sampling without maps), and how it was made."""
+
+    image: Image.Image
+    record: ImageRecord | None
+    recipe: Recipe
+
+
+def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Callable[[torch.Tensor], Any]) -> Drawn:
+    """One image. It depends on the request, the methods and the seed alone: every image has a call of its own.
+
+    on_step is called after every sampling step with the latents.
+    """
+    out = pipe(
+        request.prompt,
+        negative_prompt=request.negative_prompt or None,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        width=request.width,
+        height=request.height,
+        control=methods if methods.parts else None,
+        subjects=request.subjects,
+        layout=request.layout,
+        record_maps=request.maps,
+        generator=torch.Generator().manual_seed(seed),
+        callback_on_step_end=lambda _pipe, _index, _timestep, tensors: (on_step(tensors["latents"]), tensors)[1],
+    )
+    record = out.control.images[0] if out.control else None
+    recipe = recipe_of(
+        pipe,
+        out.images[0],
+        model=request.model,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        seed=seed,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        control=methods,
+        record=record,
+        layout=request.layout_json,
+    )
+    return Drawn(out.images[0], record, recipe)
