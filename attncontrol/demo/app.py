@@ -1,0 +1,62 @@
+"""The page, and the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from attncontrol.demo.generate_tab import GenerateTab
+from attncontrol.demo.settings import Limits, Settings
+from attncontrol.demo.studio import Studio, load
+
+HOURS = 3600
+QUEUE = 50
+
+
+def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
+    """The page around a loaded model."""
+    with gr.Blocks(title="attncontrol", analytics_enabled=False, delete_cache=(HOURS, 24 * HOURS)) as demo:
+        gr.HTML(
+            f"<h1>attncontrol</h1><p>See what the model attends to, and steer it. Model: {studio.model}</p>",
+            elem_id="title",
+        )
+        with gr.Tabs(), gr.Tab("Generate", id="generate"):
+            GenerateTab(studio, limits)
+
+        def leave(request: gr.Request) -> None:
+            studio.stop(request.session_hash)
+
+        demo.unload(leave)
+    return demo.queue(max_size=QUEUE, default_concurrency_limit=1)
+
+
+def launch(
+    settings: Settings,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    auth: list[tuple[str, str]] | None = None,
+    open_browser: bool = False,
+    block: bool = True,
+) -> Any:
+    """Loads the model and serves the page; with `block` until interrupted. Returns gradio's (app, local URL, None)."""
+    studio = load(settings.model, settings.device, settings.dtype)
+    demo = build_demo(studio, settings.limits)
+    fonts = ["system-ui", "sans-serif"]
+    return demo.launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        inbrowser=open_browser,
+        prevent_thread_lock=not block,
+        max_file_size=settings.limits.upload_mb * 2**20,
+        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
+        footer_links=["api", "settings"],
+        share=False,
+        ssr_mode=False,
+        show_error=True,
+        quiet=not block,
+    )

@@ -1,0 +1,100 @@
+"""A result's recipe: as Python, as a command line, and back from a PNG into the fields."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from attncontrol.cli.options import PLAIN
+from attncontrol.control import resolve_control
+from attncontrol.imagefile import Recipe
+from attncontrol.losses import method_classes
+from attncontrol.losses.combining import control_to_json
+from attncontrol.models import resolve, tuned_settings
+
+
+def as_python(recipe: Recipe) -> str:
+    """A program that makes the image."""
+    arguments = {
+        "negative_prompt": recipe.negative_prompt or None,
+        "num_inference_steps": recipe.steps,
+        "guidance_scale": recipe.guidance_scale,
+        "width": recipe.width,
+        "height": recipe.height,
+        "control": _changed(recipe),
+        "subjects": subject_groups(recipe) if recipe.control else None,
+        "layout": recipe.layout if recipe.control else None,
+    }
+    dtype = "" if recipe.dtype == "float32" else f", torch_dtype=torch.{recipe.dtype}"
+    lines = [f"    {name}={value!r}," for name, value in arguments.items() if value is not None]
+    return "\n".join(
+        [
+            "import torch",
+            "from attncontrol import AttentionControlPipeline",
+            "",
+            f"pipe = AttentionControlPipeline.from_pretrained({recipe.model!r}{dtype})",
+            "out = pipe(",
+            f"    {recipe.prompt!r},",
+            *lines,
+            f"    generator=torch.Generator().manual_seed({recipe.seed}),",
+            ")",
+            'out.images[0].save("image.png")',
+        ]
+    )
+
+
+def as_command(recipe: Recipe) -> str:
+    """The command line that makes the image, its layout in a file of its own."""
+    control = " + ".join(
+        part["method"] if part["weight"] == 1 else f"{part['weight']:g}*{part['method']}" for part in recipe.control
+    )
+    words = ["attncontrol", "generate", recipe.prompt, "--control", control or PLAIN, "--seed", str(recipe.seed)]
+    words += ["--steps", str(recipe.steps), "--guidance-scale", f"{recipe.guidance_scale:g}"]
+    words += ["--width", str(recipe.width), "--height", str(recipe.height), "--model", recipe.model]
+    if recipe.dtype != "float32":
+        words += ["--dtype", recipe.dtype]
+    if recipe.negative_prompt:
+        words += ["--negative-prompt", recipe.negative_prompt]
+    for part in _changed(recipe) or ():
+        prefix = f"{part['method']}." if len(recipe.control) > 1 else ""
+        for name, value in part.items():
+            if name not in ("method", "weight"):
+                words += ["--set", f"{prefix}{name}={json.dumps(value)}"]
+    if recipe.control and recipe.subjects:
+        words += ["--subjects", json.dumps(subject_groups(recipe))]
+    before = ""
+    if recipe.control and recipe.layout == "auto":
+        words += ["--layout", "auto"]
+    elif recipe.control and recipe.layout:
+        before = f"cat > layout.json <<'END'\n{json.dumps(recipe.layout)}\nEND\n"
+        words += ["--layout", "layout.json"]
+    return before + shlex.join(words)
+
+
+def subject_groups(recipe: Recipe) -> list[list[list[int]]] | None:
+    """The recipe's subjects as the pipeline takes them: each a group of token indices, the noun's last."""
+    groups = [[w["token_indices"] for w in (*subject["modifiers"], subject["noun"])] for subject in recipe.subjects]
+    return groups or None
+
+
+def _changed(recipe: Recipe) -> list[dict[str, Any]] | None:
+    """Every part of the control with the settings that differ from those the model's name brings along."""
+    tuned, parts = tuned_settings(resolve(recipe.model)), []
+    for part in recipe.control:
+        (defaults,) = control_to_json(resolve_control(part["method"], tuned))
+        parts.append({k: v for k, v in part.items() if k == "method" or defaults[k] != v})
+    return parts or None
+
+
+def check_restorable(recipe: Recipe, model: str) -> None:
+    """Raises ValueError for a recipe whose method or model this demo does not have."""
+    if recipe.model != model:
+        raise ValueError(f"this image was made by the model {recipe.model!r}; this demo runs {model!r}.")
+    if len(recipe.control) > 1:
+        raise ValueError("this image was made by a sum of methods; the demo runs one method at a time.")
+    for part in recipe.control:
+        if part.get("method") not in method_classes():
+            raise ValueError(f"this image was made by the method {part.get('method')!r}, which is not known here.")
+        if recipe.layout and not method_classes()[part["method"]].needs_layout:
+            raise ValueError(f"this image was made by {part['method']} with boxes, which the demo does not offer.")

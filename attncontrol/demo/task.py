@@ -1,0 +1,235 @@
+"""What a visitor asks for: read, checked against the limits and the model, and made."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from attncontrol.cli.options import LARGEST_SEED, PLAIN, read_assignment, read_seeds
+from attncontrol.control import prepare_subjects, resolve_control
+from attncontrol.demo.settings import Limits
+from attncontrol.demo.studio import Progress, Report, Studio
+from attncontrol.drawing import Drawn, Request, draw
+from attncontrol.layout import place, read_layout
+from attncontrol.losses import MethodSum
+from attncontrol.prompt import structure_of
+
+
+class FieldError(ValueError):
+    """A sentence about what is wrong in one field."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message[:1].upper() + message[1:])
+        self.field = field
+
+
+@contextmanager
+def field(name: str) -> Iterator[None]:
+    """Any ValueError of the block becomes a FieldError of this field."""
+    try:
+        yield
+    except FieldError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FieldError(name, str(error)) from error
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images of one prompt: plain and, if there are methods, controlled, on the seeds from `seed` on."""
+
+    request: Request
+    methods: MethodSum
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images from the same seed; `controlled` is None if no control was asked for."""
+
+    plain: Drawn
+    controlled: Drawn | None = None
+
+    @property
+    def result(self) -> Drawn:
+        return self.controlled or self.plain
+
+
+def read_task(
+    studio: Studio,
+    limits: Limits,
+    *,
+    prompt: str,
+    method: str = PLAIN,
+    settings: Mapping[str, Any] | None = None,
+    subjects: Any = None,
+    layout: Any = None,
+    seed: Any = 0,
+    images: Any = 1,
+    negative_prompt: str = "",
+    **sampling: Any,
+) -> Task:
+    """A checked task. Raises FieldError that names the field at fault, before anything is drawn.
+
+    settings: of the method, as JSON or as text. sampling: steps, guidance_scale, width, height.
+    """
+    first = whole_number("seed", seed, 0, LARGEST_SEED)
+    seeds = tuple(range(first, first + whole_number("images", images, 1, limits.images)))
+    request = read_request(studio, limits, prompt, negative_prompt, subjects=subjects, layout=layout, **sampling)
+    methods = read_method(studio, method, settings or {})
+    check(studio, request, methods)
+    return Task(request, methods, seeds)
+
+
+def read_request(
+    studio: Studio,
+    limits: Limits,
+    prompt: str,
+    negative_prompt: str = "",
+    *,
+    steps: Any,
+    guidance_scale: Any,
+    width: Any = None,
+    height: Any = None,
+    subjects: Any = None,
+    layout: Any = None,
+) -> Request:
+    """What all images of a task share. Raises FieldError."""
+    if layout == "" or (isinstance(layout, str) and layout != "auto"):
+        raise FieldError("layout", "a layout is given as boxes here, or as 'auto', never as a file")
+    with field("layout"):
+        check_no_files(layout)
+    return Request(
+        studio.model,
+        read_text("prompt", prompt, limits, needed=True),
+        read_text("negative_prompt", negative_prompt, limits),
+        whole_number("steps", steps, 1, limits.steps),
+        number("guidance_scale", guidance_scale, 0, 100),
+        read_side("width", width, studio, limits),
+        read_side("height", height, studio, limits),
+        subjects,
+        layout,
+        layout,
+        maps=True,
+    )
+
+
+def read_text(name: str, text: Any, limits: Limits, needed: bool = False) -> str:
+    """A prompt. Raises FieldError if it is missing or too long."""
+    text = (text or "").strip()
+    if needed and not text:
+        raise FieldError(name, "the prompt is empty: say what to draw, for instance “a cat and a frog”.")
+    if len(text) > limits.prompt_characters:
+        raise FieldError(
+            name, f"this has {len(text)} characters; at most {limits.prompt_characters} are allowed here."
+        )
+    return text
+
+
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """Raises FieldError unless the value is a whole number from `least` to `most`."""
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
+        raise FieldError(name, f"{value!r} is not a whole number; give one from {least} to {most}.")
+    if not least <= value <= most:
+        raise FieldError(name, f"{int(value)} is out of range; give a whole number from {least} to {most}.")
+    return int(value)
+
+
+def number(name: str, value: Any, least: float, most: float) -> float:
+    """Raises FieldError unless the value is a finite number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise FieldError(name, f"{value!r} is not a number; give one from {least:g} to {most:g}.")
+    if not least <= value <= most:
+        raise FieldError(name, f"{value:g} is out of range; give a number from {least:g} to {most:g}.")
+    return float(value)
+
+
+def read_side(name: str, value: Any, studio: Studio, limits: Limits) -> int:
+    """A side of the image in pixels, the model's own by default. Raises FieldError."""
+    side = whole_number(name, studio.size if value is None else value, 8, max(limits.size, studio.size))
+    if side % 8:
+        raise FieldError(name, f"{side} is not a multiple of 8; the nearest is {max(8, round(side / 8) * 8)}.")
+    return side
+
+
+def read_method(studio: Studio, method: str, settings: Mapping[str, Any]) -> MethodSum:
+    """The method with its settings. Raises FieldError of "method" or "settings"."""
+    if method == PLAIN:
+        return MethodSum()
+    with field("method"):
+        resolve_control({"method": method}, studio.tuned)
+    with field("settings"):
+        given = dict(
+            read_assignment(f"{name}={value}") if isinstance(value, str) else (name, value)
+            for name, value in settings.items()
+        )
+        return resolve_control({"method": method, **given}, studio.tuned)
+
+
+def read_seed_list(text: str, limits: Limits) -> list[int]:
+    """Seeds separated by commas. Raises FieldError of "seeds"."""
+    with field("seeds"):
+        try:
+            seeds = read_seeds(text or "")
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("--seeds: ")) from error
+    if len(seeds) > limits.images:
+        raise FieldError("seeds", f"these are {len(seeds)} seeds; at most {limits.images} are allowed here.")
+    return seeds
+
+
+def check_no_files(layout: Any) -> None:
+    """Raises ValueError where a layout names a file: a visitor's layout must not read files of the server."""
+    values = list(layout.values()) if isinstance(layout, Mapping) else layout if isinstance(layout, list) else []
+    if isinstance(layout, Mapping) and "mask" in layout:
+        raise ValueError("masks cannot be given here; give boxes [x0, y0, x1, y1]")
+    for key, value in layout.items() if isinstance(layout, Mapping) else ():
+        if isinstance(value, str) and key not in ("phrase", "prompt"):
+            raise ValueError(f"the layout of {key!r} must be a box [x0, y0, x1, y1] or a list of boxes, not a text")
+    for value in values:
+        check_no_files(value)
+
+
+def check(studio: Studio, request: Request, methods: MethodSum) -> None:
+    """Raises FieldError for subjects, boxes or a method that this prompt does not allow."""
+    tokenizer = studio.pipe.tokenizer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with field("subjects"):
+            structure = structure_of(request.prompt, tokenizer, request.subjects)
+        with field("layout"):
+            if request.layout is not None:
+                place(read_layout(request.layout), structure, tokenizer)
+        missing = request.layout is None and any(method.needs_layout for _, method in methods.parts)
+        if missing:
+            raise FieldError("layout", "this method needs boxes: draw one for each thing, or press “Automatic”.")
+        with field("method"):
+            prepare_subjects(studio.pipe, methods, request.prompt, request.subjects, request.layout, None)
+
+
+def make_pairs(studio: Studio, task: Task, report: Report) -> list[Pair]:
+    """Draws a task's images, plain and controlled in turn; reports `Progress` after every step."""
+    variants = [MethodSum(), task.methods] if task.methods.parts else [MethodSum()]
+    total = len(task.seeds) * len(variants) * task.request.steps
+    done, preview = 0, studio.previewer()
+    pairs = []
+    for seed in task.seeds:
+        drawn = []
+        for methods in variants:
+            what = f"seed {seed}, {'with control' if methods.parts else 'plain'}"
+
+            def on_step(latents: Any, what: str = what) -> None:
+                nonlocal done
+                done += 1
+                report(Progress(done, total, what, preview(latents)))
+
+            with field("settings"):  # what only the run itself can find wrong
+                drawn.append(draw(studio.pipe, task.request, methods, seed, on_step))
+        pairs.append(Pair(*drawn))
+    return pairs

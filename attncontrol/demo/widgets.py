@@ -1,0 +1,150 @@
+"""Components of our own: a script that owns the content of a gr.HTML and keeps its value, plain JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import gradio as gr
+
+from attncontrol.cli.options import PLAIN
+from attncontrol.demo.studio import Studio
+from attncontrol.losses import method_classes
+from attncontrol.prompt.align import tokenize
+from attncontrol.prompt.structure import PromptStructure
+from attncontrol.prompt.subjects import WORD
+
+FOLDER = Path(__file__).with_name("widgets")
+
+
+def widget(name: str, value: Any, **options: Any) -> gr.HTML:
+    """The component whose script is widgets/NAME.js. The script gets `element`, `props`, `watch` and `trigger`."""
+    script = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
+    return gr.HTML(
+        value,
+        html_template=f'<div class="{name}"></div>',
+        js_on_load=script,
+        apply_default_css=False,
+        elem_id=options.pop("elem_id", name),
+        **options,
+    )
+
+
+def settings_form(studio: Studio, method: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The value of the settings form of a method: its dataclass fields as form fields, with these values.
+
+    {"method", "fields": [{"name", "kind", "help", "default", "choices", "least"}], "values"}; kind is "number", "yes",
+    "choice" or "text" (for tuples, mappings and whatever may be None).
+    """
+    if method == PLAIN:
+        return {"method": method, "fields": [], "values": {}}
+    cls = method_classes()[method]
+    types = get_type_hints(cls)
+    defaults = cls(**studio.tuned.get(method, {})).settings()
+    fields = []
+    for name, default in defaults.items():
+        metadata = cls.__dataclass_fields__[name].metadata
+        kind, choices = _kind(types[name])
+        shown = _text(default) if kind == "text" else default
+        fields.append(
+            {
+                "name": name,
+                "kind": kind,
+                "help": metadata["help"],
+                "default": shown,
+                "choices": choices,
+                "least": metadata.get("at_least"),
+            }
+        )
+    given = {f["name"]: (values or {}).get(f["name"], defaults[f["name"]]) for f in fields}
+    shown = {f["name"]: _text(given[f["name"]]) if f["kind"] == "text" else given[f["name"]] for f in fields}
+    return {"method": method, "fields": fields, "values": shown}
+
+
+def _kind(annotation: Any) -> tuple[str, list[Any]]:
+    if get_origin(annotation) is Literal:
+        return "choice", list(get_args(annotation))
+    return {bool: "yes", int: "number", float: "number"}.get(annotation, "text"), []
+
+
+def _text(value: Any) -> str:
+    """A setting as `read_assignment` reads it."""
+    if value is None or isinstance(value, str):
+        return value or PLAIN
+    return json.dumps(value)
+
+
+def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict[str, Any]:
+    """The value of the subjects' component.
+
+    {"prompt", "words": [{"text", "pieces", "indices"}], "groups": [{"noun": word, "modifiers": [words]}], "edited",
+    "tokens", "kept", "parser"}; `words` covers the prompt, `indices` is empty where the text encoder cuts it off,
+    words are numbered from 0.
+    """
+    tokenized = tokenize(studio.pipe.tokenizer, prompt)
+    spans = _word_spans(prompt, structure)
+    words = []
+    for span in spans:
+        positions = [i for i, s in enumerate(tokenized.spans) if s is not None and s[0] < span[1] and span[0] < s[1]]
+        pieces = [tokenized.pieces[i].removesuffix("</w>") for i in positions]
+        words.append({"text": prompt[slice(*span)], "pieces": pieces, "indices": list(tokenized.token_indices(span))})
+    groups = [
+        {"noun": spans.index(entity.word.span), "modifiers": [spans.index(word.span) for word in entity.modifiers]}
+        for entity in structure.entities
+        if entity.word.span
+    ]
+    return {
+        "prompt": prompt,
+        "words": words,
+        "groups": groups,
+        "edited": structure.backend == "subjects",
+        "tokens": len(tokenized.pieces),
+        "kept": tokenized.n_tokens,
+        "parser": structure.backend,
+    }
+
+
+def _word_spans(prompt: str, structure: PromptStructure) -> list[tuple[int, int]]:
+    """Where the prompt's words stand; those of the structure as they are, the rest split at spaces and punctuation."""
+    fixed = {w.span for entity in structure.entities for w in (entity.word, *entity.modifiers) if w.span}
+    others = (match.span() for match in WORD.finditer(prompt))
+    free = {span for span in others if not any(span[0] < end and start < span[1] for start, end in fixed)}
+    return sorted(fixed | free)
+
+
+def edited_subjects(value: Any, prompt: str) -> list[Any] | None:
+    """The subjects a visitor chose by clicking, as token indices; None if they are to be parsed from the prompt."""
+    if not isinstance(value, dict) or not value.get("edited") or value.get("prompt") != prompt:
+        return None
+    words = value["words"]
+    return [
+        [words[i]["indices"] for i in (*group["modifiers"], group["noun"]) if words[i]["indices"]]
+        for group in value["groups"]
+    ]
+
+
+def empty_layout() -> dict[str, Any]:
+    """The value of the layout editor: {"boxes": [{"phrase", "box": [x0, y0, x1, y1]}], "phrases", "aspect"}."""
+    return {"boxes": [], "phrases": [], "aspect": 1.0}
+
+
+def layout_of(value: Any) -> dict[str, list[list[float]]] | None:
+    """The editor's boxes as the library takes them, None without any. Raises ValueError for a box without a name."""
+    boxes = value.get("boxes") if isinstance(value, dict) else None
+    layout: dict[str, list[list[float]]] = {}
+    for number, item in enumerate(boxes or (), 1):
+        phrase = str(item.get("phrase") or "").strip()
+        if not phrase:
+            raise ValueError(f"box {number} has no name: choose the words of the prompt that it stands for.")
+        layout.setdefault(phrase, []).append(item.get("box"))
+    return layout or None
+
+
+def boxes_of(layout: Any) -> list[dict[str, Any]]:
+    """The editor's boxes from a layout as a recipe has it: phrases with one box or several."""
+    boxes = []
+    for phrase, given in layout.items() if isinstance(layout, dict) else ():
+        several = given if given and isinstance(given[0], list) else [given]
+        boxes += [{"phrase": phrase, "box": box} for box in several]
+    return boxes
