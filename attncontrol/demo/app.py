@@ -32,31 +32,44 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
     return demo.queue(max_size=QUEUE, default_concurrency_limit=1)
 
 
-def launch(
-    settings: Settings,
+def launch(settings: Settings, **options: Any) -> None:
+    """Loads the model and serves the page until interrupted; options as those of `serve`."""
+    studio = load(settings.model, settings.device, settings.dtype)
+    serve(build_demo(studio, settings.limits), settings.limits, **options)
+
+
+def serve(
+    demo: gr.Blocks,
+    limits: Limits,
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
     auth: list[tuple[str, str]] | None = None,
     open_browser: bool = False,
     block: bool = True,
-) -> Any:
-    """Loads the model and serves the page; with `block` until interrupted. Returns gradio's (app, local URL, None)."""
-    studio = load(settings.model, settings.device, settings.dtype)
-    demo = build_demo(studio, settings.limits)
-    fonts = ["system-ui", "sans-serif"]
-    return demo.launch(
-        server_name=host,
-        server_port=port,
-        auth=auth,
-        inbrowser=open_browser,
-        prevent_thread_lock=not block,
-        max_file_size=settings.limits.upload_mb * 2**20,
-        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
-        css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
-        footer_links=["api", "settings"],
-        share=False,
-        ssr_mode=False,
-        show_error=True,
-        quiet=not block,
-    )
+) -> str:
+    """Serves the page and returns its address; with `block` only when interrupted.
+
+    Raises ValueError if the port is taken.
+    """
+    try:
+        _, address, _ = demo.launch(
+            server_name=host,
+            server_port=port,
+            auth=auth or None,
+            inbrowser=open_browser,
+            prevent_thread_lock=not block,
+            max_file_size=limits.upload_mb * 2**20,
+            theme=gr.themes.Default(
+                font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+            ),
+            css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
+            footer_links=["api", "settings"],
+            share=False,
+            ssr_mode=False,
+            show_error=True,
+            quiet=not block,
+        )
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}, port {port or 'from 7860'}: {error}") from error
+    return address

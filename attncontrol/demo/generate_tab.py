@@ -100,7 +100,7 @@ class GenerateTab:
         limits, side = self.limits, self.studio.size
         with gr.Row(elem_classes="seed-row"):
             self._add("seed", gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed"))
-            self.dice = gr.Button("🎲 Dice", size="md", min_width=90, scale=0, elem_id="dice")
+            self.dice = gr.Button("Random", size="md", min_width=80, scale=0, elem_id="dice")
             self._add("images", gr.Number(1, label="Images", precision=0, min_width=90, elem_id="images"))
         with gr.Accordion("Sampling", open=False, elem_id="sampling") as self.sampling_part:
             with gr.Row():

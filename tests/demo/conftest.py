@@ -1,0 +1,61 @@
+"""One server of the demo on the bundled model, in this process, and one Chromium for all tests."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 'attncontrol[demo]'")
+
+from attncontrol.demo import Limits, build_demo
+from attncontrol.demo.app import serve
+from attncontrol.demo.studio import load
+
+ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE = 90_000  # milliseconds; a wait that long is a failure on any machine
+
+
+@pytest.fixture(scope="session")
+def server():
+    limits = Limits(size=128, steps=100, images=3, jobs=6, upload_mb=1)
+    studio = load("emoji", "cpu", "float32")
+    demo = build_demo(studio, limits)
+    url = serve(demo, limits, block=False)
+    yield SimpleNamespace(url=url, studio=studio, limits=limits)
+    demo.close()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(server, chromium):
+    """visit(width=1440, ...) opens the page as a new visitor; errors in the page's scripts fail the test."""
+    contexts, faults = [], []
+
+    def open_page(width=1440, height=900, **options):
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(server.url)
+        page.locator(".subject-words .word").first.wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults
