@@ -16,7 +16,7 @@ def demo(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets other machines reach the page.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="By default a free one from 7860.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Else a free one from 7860.")] = None,
     auth: Annotated[
         list[str] | None, typer.Option("--auth", metavar="USER:PASSWORD", help="Ask for these; may be repeated.")
     ] = None,

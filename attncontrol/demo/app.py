@@ -7,6 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from attncontrol.demo.api import Api
+from attncontrol.demo.batch_tab import BatchTab
+from attncontrol.demo.compare_tab import CompareTab
 from attncontrol.demo.generate_tab import GenerateTab
 from attncontrol.demo.settings import Limits, Settings
 from attncontrol.demo.studio import Studio, load
@@ -22,8 +25,14 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
             f"<h1>attncontrol</h1><p>See what the model attends to, and steer it. Model: {studio.model}</p>",
             elem_id="title",
         )
-        with gr.Tabs(), gr.Tab("Generate", id="generate"):
-            GenerateTab(studio, limits)
+        with gr.Tabs():
+            with gr.Tab("Generate"):
+                GenerateTab(studio, limits)
+            with gr.Tab("Compare"):
+                CompareTab(studio, limits)
+            with gr.Tab("Batch"):
+                BatchTab(studio, limits)
+        Api(studio, limits)
 
         def leave(request: gr.Request) -> None:
             studio.stop(request.session_hash)
@@ -60,9 +69,7 @@ def serve(
             inbrowser=open_browser,
             prevent_thread_lock=not block,
             max_file_size=limits.upload_mb * 2**20,
-            theme=gr.themes.Default(
-                font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-            ),
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
             footer_links=["api", "settings"],
             share=False,

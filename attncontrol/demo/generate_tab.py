@@ -100,7 +100,7 @@ class GenerateTab:
         limits, side = self.limits, self.studio.size
         with gr.Row(elem_classes="seed-row"):
             self._add("seed", gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed"))
-            self.dice = gr.Button("Random", size="md", min_width=80, scale=0, elem_id="dice")
+            self.dice = gr.Button("Random", size="md", min_width=90, scale=0, elem_id="dice")
             self._add("images", gr.Number(1, label="Images", precision=0, min_width=90, elem_id="images"))
         with gr.Accordion("Sampling", open=False, elem_id="sampling") as self.sampling_part:
             with gr.Row():
@@ -148,7 +148,7 @@ class GenerateTab:
             **PRIVATE,
         )
         self.cancel.click(self._cancel, None, [self.generate, self.cancel, results.status], cancels=run, **quiet)
-        restored = [*fields.values(), self.about, *self.errors.values(), self.layout_part]
+        restored = [*fields.values(), self.about, *self.errors.values(), self.layout_part, self.sampling_part]
         self.restore.upload(self._restore, [self.restore, fields["layout"]], restored, **quiet)
         self.examples.click(self._load_example, [self.examples, fields["layout"]], restored, **quiet)
 
@@ -290,6 +290,7 @@ class GenerateTab:
             self.fields["layout"]: {**layout, "phrases": _phrases(groups), "boxes": boxes_of(boxes)},
             self.about: _about(method),
             self.layout_part: gr.Accordion(open=needs_layout),
+            self.sampling_part: gr.Accordion(open="steps" in values),
         }
 
 

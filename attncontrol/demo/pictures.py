@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from attncontrol.demo.studio import Progress
+from attncontrol.demo.studio import Progress, Studio
 from attncontrol.demo.task import Pair
 from attncontrol.drawing import Drawn
 from attncontrol.evaluation import oracle
+from attncontrol.models import BUNDLED
 from attncontrol.visualize import enlarge, overlay, subject_maps
 
 MAP_SIDE = 192
@@ -82,26 +83,30 @@ def _maps(drawn: Drawn, step: int) -> dict[str, Any]:
     return names if step == 0 else dict(zip(names, record.maps[step - 1], strict=True))
 
 
-def judge(prompt: str, image: Image.Image) -> list[tuple[str, bool]] | None:
-    """The oracle's verdict on every thing that the prompt names, None if it knows none of them."""
+def judge(studio: Studio, drawn: Drawn) -> list[tuple[str, bool]] | None:
+    """The oracle's verdict on every thing that the prompt names.
+
+    None if it knows none of them, or another model made the image: the oracle knows the bundled model's world only.
+    """
+    if studio.model not in BUNDLED:
+        return None
     try:
-        expected = oracle.expected_from_prompt(prompt)
+        expected = oracle.expected_from_prompt(drawn.recipe.prompt)
     except ValueError:
         return None
-    verdict = oracle.verdict(expected, image)
+    verdict = oracle.verdict(expected, drawn.image)
     names = (f"{colour} {name}" if colour else name for name, colour in expected)
     return list(zip(names, verdict.coloured, strict=True))
 
 
-def verdict(prompt: str, image: Image.Image) -> str:
-    """The verdict as HTML, empty if there is none."""
-    judged = judge(prompt, image) or []
+def verdict(judged: Sequence[tuple[str, bool]]) -> str:
+    """What `judge` found as HTML."""
     marks = (
         f'<span class="{"yes" if right else "no"}">{"✓" if right else "✗"} {escape(name)}'
         f'<span class="sr-only">{" is there" if right else " is missing or wrong"}</span></span>'
         for name, right in judged
     )
-    return f'<span class="verdict">{" ".join(marks)}</span>' if judged else ""
+    return f'<span class="verdict">{" ".join(marks)}</span>'
 
 
 def comparison(titles: Sequence[str], seeds: Sequence[int], cells: Sequence[Sequence[tuple[Image.Image, str]]]) -> str:

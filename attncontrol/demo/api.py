@@ -1,0 +1,194 @@
+"""Named endpoints for programs (gradio_client), with fields of their own so that the page may change freely."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any
+
+import gradio as gr
+
+from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+from attncontrol.demo import pictures
+from attncontrol.demo.compare_tab import make_comparison, read_comparison, save_comparison
+from attncontrol.demo.results import save
+from attncontrol.demo.settings import Limits
+from attncontrol.demo.studio import Progress, Report, Studio
+from attncontrol.demo.task import FieldError, Pair, Task, field, read_task, read_text
+from attncontrol.demo.widgets import settings_form, word_groups
+from attncontrol.drawing import draw
+from attncontrol.layout import automatic_layout
+from attncontrol.losses import method_classes
+from attncontrol.models import default_guidance_scale
+from attncontrol.prompt import structure_of
+
+
+class Api:
+    """/methods, /parse, /layout, /generate and /compare."""
+
+    def __init__(self, studio: Studio, limits: Limits) -> None:
+        self.studio, self.limits = studio, limits
+        with gr.Column(visible=False):
+            prompt = gr.Textbox(label="prompt")
+            steps = gr.Number(30, label="steps")
+            guidance = gr.Number(default_guidance_scale(studio.model), label="guidance_scale")
+            names = [*method_classes(), PLAIN]
+            self._endpoint(self.methods, [], gr.JSON(label="methods"))
+            self._endpoint(self.parse, [prompt], gr.JSON(label="words and subjects"))
+            self._endpoint(self.layout, [prompt], gr.JSON(label="boxes by phrase"))
+            sampling = [
+                gr.Number(0, label="seed"),
+                steps,
+                guidance,
+                gr.Textbox("", label="negative_prompt"),
+                gr.Number(None, label="width"),
+                gr.Number(None, label="height"),
+            ]
+            self._endpoint(
+                self.generate,
+                [
+                    prompt,
+                    gr.Dropdown(names, value=DEFAULT_CONTROL, label="method"),
+                    gr.JSON(None, label="settings"),
+                    gr.JSON(None, label="subjects"),
+                    gr.JSON(None, label="layout"),
+                    *sampling,
+                ],
+                [gr.File(label="PNG with its recipe"), gr.JSON(label="recipe")],
+                "model",
+            )
+            methods = gr.CheckboxGroup(names, value=[PLAIN, DEFAULT_CONTROL], label="methods")
+            self._endpoint(
+                self.compare,
+                [prompt, methods, gr.Textbox("0, 1", label="seeds"), steps, guidance],
+                [gr.File(label="PNG of the grid"), gr.JSON(label="verdicts")],
+                "model",
+            )
+
+    @staticmethod
+    def _endpoint(function: Callable, inputs: list[Any], outputs: Any, concurrency_id: str | None = None) -> None:
+        gr.Button().click(
+            function,
+            inputs,
+            outputs,
+            api_name=function.__name__,
+            concurrency_id=concurrency_id,
+            api_visibility="public",
+        )
+
+    def methods(self) -> dict[str, Any]:
+        """Every method: what it does, its source, whether it needs a layout, its settings with defaults."""
+        return {
+            name: {
+                "summary": cls.summary,
+                "paper": cls.paper,
+                "needs_layout": cls.needs_layout,
+                "settings": settings_form(self.studio, name)["fields"],
+            }
+            for name, cls in method_classes().items()
+        }
+
+    def parse(self, prompt: str) -> dict[str, Any]:
+        """The prompt's words, tokens and subjects."""
+        with _errors():
+            text = read_text("prompt", prompt, self.limits, needed=True)
+            return word_groups(self.studio, text, structure_of(text, self.studio.pipe.tokenizer))
+
+    def layout(self, prompt: str) -> dict[str, list[list[float]]]:
+        """The automatic layout: boxes [x0, y0, x1, y1] in 0..1 by phrase."""
+        with _errors(), field("prompt"):
+            text = read_text("prompt", prompt, self.limits, needed=True)
+            structure = structure_of(text, self.studio.pipe.tokenizer)
+            placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
+            return {entity.text: [list(box) for box in regions] for entity, regions in placed if regions}
+
+    def generate(
+        self,
+        prompt: str,
+        method: str,
+        settings: dict | None,
+        subjects: list | None,
+        layout: dict | None,
+        seed: float,
+        steps: float,
+        guidance_scale: float,
+        negative_prompt: str,
+        width: float | None,
+        height: float | None,
+        request: gr.Request,
+    ) -> tuple[str, dict[str, Any]]:
+        """One image with control ("none": without): a PNG that carries its recipe, and the recipe."""
+        with _errors():
+            task = read_task(
+                self.studio,
+                self.limits,
+                prompt=prompt,
+                method=method,
+                settings=settings,
+                subjects=subjects,
+                layout=layout,
+                seed=seed,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_prompt,
+                width=width,
+                height=height,
+            )
+            pair = self._result(request, partial(self._draw, task))
+        return save([pair]).files[0], json.loads(pair.plain.recipe.to_json())
+
+    def _draw(self, task: Task, report: Report) -> Pair:
+        total, steps = task.request.steps, count(1)
+
+        def on_step(_: Any) -> None:
+            report(Progress(next(steps), total, "image"))
+
+        with field("settings"):
+            return Pair(draw(self.studio.pipe, task.request, task.methods, task.seeds[0], on_step))
+
+    def compare(
+        self,
+        prompt: str,
+        methods: list[str],
+        seeds: str,
+        steps: float,
+        guidance_scale: float,
+        request: gr.Request,
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """One prompt with several methods and seeds: a grid as PNG, and the oracle's verdict on each image."""
+        with _errors():
+            comparison = read_comparison(
+                self.studio,
+                self.limits,
+                prompt=prompt,
+                methods=methods,
+                seeds=seeds,
+                steps=steps,
+                guidance_scale=guidance_scale,
+            )
+            rows = self._result(request, partial(make_comparison, self.studio, comparison))
+        verdicts = [
+            {"method": title, "seed": seed, "right": dict(pictures.judge(self.studio, drawn) or [])}
+            for seed, row in zip(comparison.seeds, rows, strict=True)
+            for title, drawn in zip(comparison.titles, row, strict=True)
+        ]
+        return save_comparison(comparison, rows), verdicts
+
+    def _result(self, request: gr.Request, job: Callable) -> Any:
+        reports = [r for r in self.studio.run(request.session_hash, "api", job) if not isinstance(r, Progress)]
+        if not reports:
+            raise gr.Error("The job was cancelled.", print_exception=False)
+        return reports[-1]
+
+
+class _errors:
+    """FieldErrors become the client's errors, with the field's name."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, FieldError):
+            raise gr.Error(f"{error.field}: {error}", print_exception=False) from error

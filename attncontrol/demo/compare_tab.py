@@ -1,0 +1,210 @@
+"""The Compare tab: one prompt, several methods, several seeds, in a labelled grid."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from attncontrol.cli.drawing import slug
+from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+from attncontrol.demo import pictures
+from attncontrol.demo.results import PRIVATE
+from attncontrol.demo.settings import Limits
+from attncontrol.demo.studio import Progress, Report, Studio
+from attncontrol.demo.task import FieldError, check, field, read_method, read_request, read_seed_list
+from attncontrol.drawing import Drawn, Request, draw
+from attncontrol.imagefile import save_image
+from attncontrol.losses import MethodSum, method_classes
+from attncontrol.losses.combining import control_name
+from attncontrol.models import default_guidance_scale
+from attncontrol.visualize import labelled_grid
+
+KIND = "compare"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: every column is a sum of methods with the request it is run with."""
+
+    columns: tuple[tuple[MethodSum, Request], ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def titles(self) -> list[str]:
+        return [control_name(methods) for methods, _ in self.columns]
+
+
+Rows = list[list[Drawn]]
+
+
+def read_comparison(
+    studio: Studio, limits: Limits, *, prompt: str, methods: Sequence[str], seeds: str, steps: Any, guidance_scale: Any
+) -> Comparison:
+    """A checked comparison; methods that need a layout get the automatic one. Raises FieldError."""
+    numbers = read_seed_list(seeds, limits)
+    if not methods:
+        raise FieldError("methods", "choose at least one method.")
+    columns = []
+    for name in dict.fromkeys(methods):
+        with field("methods"):
+            control = read_method(studio, name, {})
+        needs_layout = name != PLAIN and method_classes()[name].needs_layout
+        request = read_request(
+            studio,
+            limits,
+            prompt,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            layout="auto" if needs_layout else None,
+        )
+        try:
+            check(studio, request, control)
+        except FieldError as error:
+            raise FieldError("methods", f"{name}: {error}") from error
+        columns.append((control, request))
+    return Comparison(tuple(columns), tuple(numbers))
+
+
+def make_comparison(studio: Studio, comparison: Comparison, report: Report) -> Rows:
+    """Draws the grid row by row; reports `Progress` after every step and the rows so far after every image."""
+    steps = comparison.columns[0][1].steps
+    total = steps * len(comparison.columns) * len(comparison.seeds)
+    done, rows = 0, []
+    for seed in comparison.seeds:
+        rows.append([])
+        for methods, request in comparison.columns:
+            what = f"{control_name(methods)}, seed {seed}"
+
+            def on_step(_: Any, what: str = what) -> None:
+                nonlocal done
+                done += 1
+                report(Progress(done, total, what))
+
+            with field("methods"):
+                rows[-1].append(draw(studio.pipe, request, methods, seed, on_step))
+            report([list(row) for row in rows])
+    return rows
+
+
+def save_comparison(comparison: Comparison, rows: Rows) -> str:
+    """The finished grid as one PNG with the recipes of all its images; returns its path."""
+    prompt = comparison.columns[0][1].prompt
+    grid = labelled_grid(
+        [[drawn.image for drawn in row] for row in rows],
+        row_titles=[f"seed {seed}" for seed in comparison.seeds],
+        column_titles=comparison.titles,
+        caption=prompt,
+    )
+    path = Path(tempfile.mkdtemp(prefix="attncontrol-")) / f"{slug(prompt)}_compare.png"
+    save_image(grid, path, [drawn.recipe for row in rows for drawn in row])
+    return str(path)
+
+
+class CompareTab:
+    """The components of the tab, and their handlers."""
+
+    def __init__(self, studio: Studio, limits: Limits) -> None:
+        self.studio, self.limits = studio, limits
+        self.fields: dict[str, Any] = {}
+        self.errors: dict[str, gr.HTML] = {}
+        self._add("prompt", gr.Textbox("a cat and a frog", label="Prompt", elem_id="compare-prompt"))
+        self._add(
+            "methods",
+            gr.CheckboxGroup(
+                [("plain", PLAIN), *method_classes()],
+                value=[PLAIN, DEFAULT_CONTROL],
+                label="Methods (those that need a layout get the automatic one)",
+                elem_id="compare-methods",
+            ),
+        )
+        with gr.Row():
+            self._add("seeds", gr.Textbox("0, 1", label="Seeds, separated by commas", elem_id="compare-seeds"))
+            self._add("steps", gr.Number(30, label="Steps", elem_id="compare-steps"))
+            scale = default_guidance_scale(studio.model)
+            self._add("guidance_scale", gr.Number(scale, label="Guidance scale"))
+        with gr.Row(elem_classes="actions"):
+            self.run = gr.Button("Compare", variant="primary", elem_id="compare")
+            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="compare-cancel")
+        self.status = gr.HTML(elem_id="compare-status")
+        self.grid = gr.HTML(elem_id="comparison")
+        self.download = gr.DownloadButton("Download the grid as PNG", visible=False, elem_id="compare-download")
+        run = self.run.click(
+            self._compare,
+            set(self.fields.values()),
+            [self.run, self.cancel, self.status, self.grid, self.download, *self.errors.values()],
+            show_progress="minimal",
+            show_progress_on=self.status,
+            concurrency_id="model",
+            trigger_mode="once",
+            **PRIVATE,
+        )
+        self.cancel.click(
+            self._cancel,
+            None,
+            [self.run, self.cancel, self.status],
+            cancels=run,
+            queue=False,
+            show_progress="hidden",
+            **PRIVATE,
+        )
+
+    def _add(self, name: str, component: Any) -> None:
+        self.fields[name] = component
+        self.errors[name] = gr.HTML(visible=False, elem_id=f"error-compare-{name}")
+
+    def _compare(self, data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        no_errors = {slot: gr.HTML("", visible=False) for slot in self.errors.values()}
+        values = {name: data[component] for name, component in self.fields.items()}
+        try:
+            comparison = read_comparison(self.studio, self.limits, **values)
+            hidden = {self.download: gr.DownloadButton(visible=False), self.grid: ""}
+            yield {**no_errors, **hidden, **self._state(busy=True, text="waiting for the model")}
+            job, rows = partial(make_comparison, self.studio, comparison), []
+            for report in self.studio.run(request.session_hash, KIND, job):
+                if isinstance(report, Progress):
+                    yield {self.status: pictures.progress(report, None)}
+                else:
+                    rows = report
+                    yield {self.grid: self._grid(comparison, rows)}
+            if rows and len(rows[-1]) == len(comparison.columns) and len(rows) == len(comparison.seeds):
+                path = save_comparison(comparison, rows)
+                done = {self.download: gr.DownloadButton(value=path, visible=True)}
+                yield {**done, **self._state(busy=False, text=self._tally(comparison, rows))}
+        except FieldError as error:
+            shown = gr.HTML(pictures.error(str(error)), visible=True)
+            text = "Nothing was drawn: see the field marked in red."
+            yield {**no_errors, **self._state(busy=False, text=text, kind="bad"), self.errors[error.field]: shown}
+
+    def _grid(self, comparison: Comparison, rows: Rows) -> str:
+        verdicts = [[pictures.judge(self.studio, drawn) or () for drawn in row] for row in rows]
+        cells = [
+            [(drawn.image, pictures.verdict(verdict)) for drawn, verdict in zip(*pair, strict=True)]
+            for pair in zip(rows, verdicts, strict=True)
+        ]
+        return pictures.comparison(comparison.titles, comparison.seeds, cells)
+
+    def _tally(self, comparison: Comparison, rows: Rows) -> str:
+        """How often each method was all right, where there are verdicts."""
+        judged = [[pictures.judge(self.studio, drawn) for drawn in row] for row in rows]
+        if judged[0][0] is None:
+            return "Done."
+        right = [sum(all(ok for _, ok in row[i]) for row in judged) for i in range(len(comparison.columns))]
+        counts = ", ".join(f"{t} {n} of {len(rows)}" for t, n in zip(comparison.titles, right, strict=True))
+        return f"Done. Every object there, in its colour: {counts}."
+
+    def _cancel(self, request: gr.Request) -> dict[Any, Any]:
+        self.studio.stop(request.session_hash, KIND)
+        return self._state(busy=False, text="Cancelled.")
+
+    def _state(self, busy: bool, text: str, kind: str = "") -> dict[Any, Any]:
+        return {
+            self.run: gr.Button(interactive=not busy),
+            self.cancel: gr.Button(interactive=busy),
+            self.status: pictures.notice(text, kind),
+        }

@@ -1,0 +1,85 @@
+"""The named endpoints through gradio_client, and what the server does not hand out."""
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from attncontrol.imagefile import read_recipe
+from attncontrol.losses import method_classes
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    return Client(server.url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+def test_only_the_documented_endpoints_are_public(client):
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(named) == {"/methods", "/parse", "/layout", "/generate", "/compare"}
+
+
+def test_methods_parse_and_layout(client):
+    assert set(client.predict(api_name="/methods")) == set(method_classes())
+    parsed = client.predict("a red crown and a blue bow", api_name="/parse")
+    assert [parsed["words"][group["noun"]]["text"] for group in parsed["groups"]] == ["crown", "bow"]
+    boxes = client.predict("a cat to the left of a dog", api_name="/layout")
+    assert boxes["cat"][0][2] < boxes["dog"][0][0]
+
+
+def test_generate_returns_the_png_and_its_recipe(client):
+    path, recipe = client.predict(
+        prompt="a red crown and a blue bow",
+        method="boxdiff",
+        settings={"step_size": 9},
+        layout={"crown": [0, 0, 0.5, 1], "bow": [[0.5, 0, 1, 1]]},
+        seed=4,
+        steps=2,
+        api_name="/generate",
+    )
+    assert read_recipe(path).seed == recipe["seed"] == 4
+    assert recipe["control"][0]["step_size"] == 9
+    assert recipe["layout"] == {"crown": [0, 0, 0.5, 1], "bow": [[0.5, 0, 1, 1]]}
+
+
+def test_compare_returns_a_grid_and_verdicts(client):
+    _, verdicts = client.predict("a cat and a frog", ["none", "syngen"], "3", 2, 3.0, api_name="/compare")
+    assert [(v["method"], v["seed"]) for v in verdicts] == [("plain", 3), ("syngen", 3)]
+    assert set(verdicts[0]["right"]) == {"cat", "frog"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"prompt": " "}, "prompt: The prompt is empty"),
+        ({"steps": 5000}, "steps: 5000 is out of range"),
+        ({"width": 60}, "width: 60 is not a multiple of 8"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
+        ({"settings": {"step_siz": 1}}, "settings: .*step_size"),
+        ({"subjects": ["dog"]}, "subjects: 'dog' is not in the prompt"),
+        ({"layout": {"cat": [0, 0, 1]}}, "layout: .*4 numbers"),
+        ({"layout": {"cat": "/etc/hostname"}}, "layout: .*must be a box"),
+        ({"layout": {"objects": [{"phrase": "cat", "mask": "secret.png"}]}}, "layout: Masks cannot be given"),
+        ({"method": "boxdiff"}, "layout: This method needs boxes"),
+    ],
+)
+def test_wrong_values_are_named(client, arguments, says):
+    with pytest.raises(AppError, match=says):
+        client.predict(**{"prompt": "a cat and a frog", "steps": 2, **arguments}, api_name="/generate")
+
+
+def test_no_file_of_the_server_is_reachable(server):
+    for path in ("/etc/hostname", "pyproject.toml", "attncontrol/__init__.py", "../../etc/hostname"):
+        for route in ("file=", "gradio_api/file="):
+            assert httpx.get(f"{server.url}{route}{path}").status_code in (403, 404)
+
+
+def test_a_path_of_the_server_is_no_upload(server):
+    """The page's own event for an uploaded file, called with the path of a file that was never uploaded."""
+    config = httpx.get(f"{server.url}config").json()
+    uploads = {c["id"] for c in config["components"] if c["props"].get("elem_id") == "batch-file"}
+    (event,) = (d for d in config["dependencies"] if {i for i, name in d["targets"] if name == "upload"} & uploads)
+    stolen = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+    data = {"data": [stolen, "syngen", 2], "fn_index": event["id"], "session_hash": "someone"}
+    answer = httpx.post(f"{server.url}gradio_api/run/predict", json=data, timeout=60)
+    assert answer.status_code != 200

@@ -1,0 +1,58 @@
+"""The Batch tab in a real browser."""
+
+import json
+import zipfile
+
+from playwright.sync_api import expect
+
+from tests.demo.conftest import PATIENCE
+
+expect.set_options(timeout=PATIENCE)
+
+
+def upload(page, path, content):
+    page.get_by_role("tab", name="Batch").click()
+    page.locator("#batch-steps input").fill("2")
+    path.write_text(content)
+    page.locator("#batch-file input[type=file]").set_input_files(path)
+
+
+def test_a_prompt_file_becomes_a_zip(visit, tmp_path):
+    page = visit()
+    upload(page, tmp_path / "two.txt", "a cat and a frog\na bear\n")
+    expect(page.locator("#batch-report")).to_contain_text("valid: 2 images")
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-status")).to_contain_text("Done: 2 images")
+    with page.expect_download() as download:
+        page.locator("#batch-download").click()
+    download.value.save_as(tmp_path / "two.zip")
+    with zipfile.ZipFile(tmp_path / "two.zip") as archive:
+        names = archive.namelist()
+        lines = archive.read("two/metadata.jsonl").decode().splitlines()
+        run = json.loads(archive.read("two/run.json"))
+    assert len([name for name in names if name.endswith(".png")]) == 2
+    assert [json.loads(line)["prompt"] for line in lines] == ["a bear", "a cat and a frog"]
+    assert run["ended"] == "complete" and run["files"][0]["file"] == "two.txt"
+
+
+def test_problems_are_listed_by_line_and_nothing_is_run(visit, tmp_path):
+    page = visit()
+    upload(page, tmp_path / "bad.csv", "prompt,steps\na cat,2\na dog,many\n")
+    report = page.locator("#batch-report")
+    expect(report).to_contain_text("bad.csv cannot be run")
+    assert report.locator("td").nth(0).inner_text() == "3"
+    assert report.locator("td").nth(1).inner_text() == "steps"
+    page.locator("#batch-run").click()
+    expect(page.locator("#batch-status")).to_contain_text("Nothing was made")
+
+
+def test_what_is_beyond_the_limits_is_refused(visit, tmp_path):
+    page = visit()
+    upload(page, tmp_path / "many.txt", "a cat\n" * 7)
+    expect(page.locator("#batch-report")).to_contain_text("at most 6 are allowed")
+
+
+def test_an_upload_that_is_too_large_is_refused(visit, tmp_path):
+    page = visit()
+    upload(page, tmp_path / "large.txt", "a cat\n" * 200_000)
+    expect(page.get_by_text("exceeded", exact=False).first).to_be_visible()

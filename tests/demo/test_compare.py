@@ -1,0 +1,49 @@
+"""The Compare tab in a real browser."""
+
+from playwright.sync_api import expect
+
+from tests.demo.conftest import PATIENCE
+
+expect.set_options(timeout=PATIENCE)
+
+
+def open_tab(page):
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-steps input").fill("2")
+
+
+def test_a_grid_with_the_oracles_verdicts(visit, tmp_path):
+    page = visit()
+    open_tab(page)
+    page.locator("#compare-methods").get_by_label("layout-guidance").check()
+    page.locator("#compare").click()
+    expect(page.locator("#compare-status")).to_contain_text("Done")
+    heads = page.locator(".comparison th[scope=col]")
+    assert heads.all_inner_texts() == ["plain", "attend-and-excite", "layout-guidance"]
+    expect(page.locator(".comparison img")).to_have_count(6)
+    verdicts = page.locator(".comparison .verdict")
+    expect(verdicts).to_have_count(6)
+    expect(verdicts.first).to_contain_text("cat")
+    with page.expect_download() as download:
+        page.locator("#compare-download").click()
+    assert download.value.suggested_filename == "a-cat-and-a-frog_compare.png"
+
+
+def test_wrong_fields_say_so(visit):
+    page = visit()
+    open_tab(page)
+    for field, text, name, says in (
+        ("#compare-seeds input, #compare-seeds textarea", "1, x", "seeds", "whole numbers"),
+        ("#compare-seeds input, #compare-seeds textarea", "1, 2, 3, 4", "seeds", "at most 3"),
+        ("#compare-prompt input, #compare-prompt textarea", "", "prompt", "The prompt is empty"),
+    ):
+        page.locator(field).first.fill(text)
+        page.locator("#compare").click()
+        expect(page.locator(f"#error-compare-{name}")).to_contain_text(says)
+        if name == "seeds":
+            page.locator(field).first.fill("0")
+    page.locator("#compare-prompt input, #compare-prompt textarea").first.fill("a cat and a frog")
+    for label in ("plain", "attend-and-excite"):
+        page.locator("#compare-methods").get_by_label(label).uncheck()
+    page.locator("#compare").click()
+    expect(page.locator("#error-compare-methods")).to_contain_text("at least one method")

@@ -1,0 +1,147 @@
+"""Reading and checking what a visitor asks for; recipes as programs; the loss plot. No browser."""
+
+import json
+import shlex
+
+import pytest
+
+pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 'attncontrol[demo]'")
+
+from attncontrol.control import resolve_control
+from attncontrol.demo import Limits, recipes
+from attncontrol.demo.loss_plot import loss_plot
+from attncontrol.demo.studio import Progress, Studio
+from attncontrol.demo.task import FieldError, make_pairs, read_task
+from attncontrol.demo.widgets import edited_subjects, layout_of, settings_form, word_groups
+from attncontrol.imagefile import Recipe
+from attncontrol.losses import method_classes
+from attncontrol.losses.combining import control_to_json
+from attncontrol.prompt import structure_of
+
+LIMITS = Limits(size=64, steps=10, images=2)
+SMALL = {"steps": 2, "guidance_scale": 5.0, "width": 32, "height": 32}
+
+
+@pytest.fixture(scope="module")
+def studio(pipe):
+    return Studio(pipe, "tiny")
+
+
+@pytest.mark.parametrize("name", method_classes())
+def test_every_setting_has_a_form_field_whose_value_reads_back(studio, name):
+    form = settings_form(studio, name)
+    methods = read_task(studio, LIMITS, prompt="a cat and a frog", method="none", **SMALL).methods
+    assert not methods.parts
+    boxes = {"cat": [0, 0, 0.5, 1], "frog": [0.5, 0, 1, 1]}
+    task = read_task(
+        studio, LIMITS, prompt="a cat and a frog", method=name, settings=form["values"], layout=boxes, **SMALL
+    )
+    ((weight, method),) = task.methods.parts
+    assert weight == 1 and method == method_classes()[name]()
+    assert [field["name"] for field in form["fields"]] == list(method.settings())
+    assert all(field["help"] for field in form["fields"])
+
+
+def test_pairs_share_the_seed_and_report_every_step(studio):
+    reports = []
+    task = read_task(studio, LIMITS, prompt="a cat and a frog", method="conform", images=2, seed=5, **SMALL)
+    pairs = make_pairs(studio, task, reports.append)
+    assert [pair.plain.recipe.seed for pair in pairs] == [pair.controlled.recipe.seed for pair in pairs] == [5, 6]
+    assert [report.done for report in reports] == list(range(1, 9)) and reports[-1].total == 8
+    assert not pairs[0].plain.recipe.control and pairs[0].controlled.recipe.control[0]["method"] == "conform"
+    assert pairs[0].plain.record.maps.shape == pairs[0].controlled.record.maps.shape
+
+
+def test_a_job_can_be_stopped_and_what_it_raises_comes_out(studio):
+    task = read_task(studio, LIMITS, prompt="a cat", images=2, **SMALL)
+    seen = []
+    for report in studio.run("visitor", "generate", lambda tell: make_pairs(studio, task, tell)):
+        seen.append(report)
+        studio.stop("visitor")
+    assert all(isinstance(report, Progress) for report in seen) and len(seen) < 4
+
+    def fail(_):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        list(studio.run("visitor", "generate", fail))
+    assert list(studio.run("visitor", "generate", lambda _: "done")) == ["done"]
+    assert not studio.pipe.unet._forward_pre_hooks
+
+
+def test_clicked_groups_become_token_indices(studio):
+    prompt = "a red crown and a blue bow"
+    value = word_groups(studio, prompt, structure_of(prompt, studio.pipe.tokenizer))
+    assert [word["text"] for word in value["words"]] == prompt.split()
+    assert value["groups"] == [{"noun": 2, "modifiers": [1]}, {"noun": 6, "modifiers": [5]}]
+    assert edited_subjects(value, prompt) is None
+    value = {**value, "edited": True, "groups": [{"noun": 2, "modifiers": [1]}]}
+    assert edited_subjects(value, prompt) == [[[2], [3]]]
+    assert edited_subjects(value, "another prompt") is None
+
+
+def test_a_box_without_a_name_is_an_error():
+    boxes = [{"phrase": "cat", "box": [0, 0, 1, 1]}, {"phrase": " ", "box": [0, 0, 1, 1]}]
+    assert layout_of({"boxes": boxes[:1]}) == {"cat": [[0, 0, 1, 1]]}
+    with pytest.raises(ValueError, match="box 2 has no name"):
+        layout_of({"boxes": boxes})
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("prompt", {"prompt": "x" * 2000}),
+        ("seed", {"seed": None}),
+        ("images", {"images": 3}),
+        ("height", {"height": 12}),
+        ("guidance_scale", {"guidance_scale": float("nan")}),
+        ("method", {"method": "attend"}),
+        ("layout", {"layout": "secret.json"}),
+        ("layout", {"layout": {"cat": "secret.png"}}),
+    ],
+)
+def test_errors_name_their_field(studio, field, values):
+    with pytest.raises(FieldError) as caught:
+        read_task(studio, LIMITS, **{"prompt": "a cat", **SMALL, **values})
+    assert caught.value.field == field and str(caught.value)[0].isupper()
+
+
+def recipe(control, **changes):
+    methods = resolve_control(control)
+    subjects = ({"text": "cat", "noun": {"text": "cat", "token_indices": [2]}, "modifiers": []},)
+    values = {"steps": 2, "guidance_scale": 5.0, "width": 32, "height": 32, "subjects": subjects, **changes}
+    control = tuple(control_to_json(methods))
+    common = {"prompt": 'a cat\'s "hat"', "seed": 3, "model": "tiny", "scheduler": "DDIMScheduler"}
+    return Recipe(**common, dtype="float32", control=control, **values)
+
+
+def test_a_recipe_as_python_and_as_a_command_line():
+    made = recipe({"method": "boxdiff", "step_size": 9.0}, layout={"cat": [0, 0, 1, 1]}, negative_prompt="a dog")
+    namespace = {}
+    program = recipes.as_python(made)
+    call = program[program.index("out = pipe(") : program.index("    generator=")] + ")"
+    exec(call, {"pipe": lambda *args, **kwargs: namespace.update(kwargs, prompt=args[0])})
+    assert namespace["prompt"] == made.prompt and namespace["negative_prompt"] == "a dog"
+    assert namespace["control"] == [{"method": "boxdiff", "step_size": 9.0}]
+    assert namespace["subjects"] == [[[2]]] and namespace["layout"] == made.layout
+    _, layout, _, *command = recipes.as_command(made).split("\n")
+    command = shlex.split("\n".join(command))
+    assert json.loads(layout) == made.layout
+    assert command[:3] == ["attncontrol", "generate", made.prompt]
+    assert command[command.index("--set") + 1] == "step_size=9.0"
+
+
+def test_recipes_of_other_models_and_of_sums_are_not_restored():
+    recipes.check_restorable(recipe("syngen"), "tiny")
+    for made, says in ((recipe("syngen", model="other"), "model"), (recipe("syngen + 0.5*conform"), "sum")):
+        with pytest.raises(ValueError, match=says):
+            recipes.check_restorable(made, "tiny")
+
+
+def test_the_loss_plot_marks_refined_steps(generate):
+    record = generate(control="attend-and-excite", record_maps=True).control.images[0]
+    drawing = loss_plot(record)
+    refined = sum(1 for step in record.steps if step.refinements)
+    assert drawing.count('class="refined"') == refined
+    assert drawing.count("<circle") == sum(1 for step in record.steps if step.losses) - refined
+    assert loss_plot(None) == ""
