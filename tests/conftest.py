@@ -7,6 +7,10 @@ from tests import tiny
 torch.set_num_threads(2)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--screenshots", metavar="DIR", help="keep the demo's screenshots there, of 30-step images")
+
+
 @pytest.fixture(scope="session")
 def stock():
     """A tiny random Stable Diffusion of plain diffusers; tests must leave it as it is."""

@@ -22,7 +22,7 @@ from attncontrol.demo import pictures
 from attncontrol.demo.results import PRIVATE
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
-from attncontrol.demo.task import FieldError, read_method, whole_number
+from attncontrol.demo.task import FAILED, FieldError, read_method, whole_number
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json
 from attncontrol.models import default_guidance_scale
@@ -165,17 +165,19 @@ class BatchTab:
         inputs, checked = [self.file, self.method, self.steps], [self.report, *self.errors.values()]
         quiet = {"show_progress": "hidden", "queue": False, **PRIVATE}
         gr.on([self.file.upload, self.method.input, self.steps.change], self._check, inputs, checked, **quiet)
-        run = self.run.click(
+        state = [self.run, self.cancel, self.status]
+        start = self.run.click(lambda: self._state(busy=True, text="waiting for the model"), None, state, **quiet)
+        run = start.then(
             self._run,
             inputs,
-            [self.run, self.cancel, self.status, self.download, *checked],
+            [*state, self.download, *checked],
             show_progress="minimal",
             show_progress_on=self.status,
             concurrency_id="model",
-            trigger_mode="once",
             **PRIVATE,
         )
-        self.cancel.click(self._cancel, None, [self.run, self.cancel, self.status], cancels=run, **quiet)
+        run.failure(lambda: self._state(busy=False, text=FAILED, kind="bad"), None, state, **quiet)
+        self.cancel.click(self._cancel, None, state, cancels=run, **quiet)
 
     def _error(self, name: str) -> None:
         self.errors[name] = gr.HTML(visible=False, elem_id=f"error-batch-{name}")
@@ -199,14 +201,14 @@ class BatchTab:
         try:
             plan = read_plan(self.studio, path, method, steps, self.limits)
         except FieldError as error:
-            yield {**self._shown(error), self.status: pictures.notice("Nothing was made.", "bad")}
+            yield {**self._shown(error), **self._state(busy=False, text="Nothing was made.", kind="bad")}
             return
         jobs, cautions, problems = validate(plan, self.limits)
         yield {**self._no_errors(), self.report: report_html(Path(path).name, jobs, cautions, problems, path)}
         if problems:
             yield self._state(busy=False, text="Nothing was made: correct the file and upload it again.", kind="bad")
             return
-        yield {self.download: gr.DownloadButton(visible=False), **self._state(busy=True, text="waiting for the model")}
+        yield {self.download: gr.DownloadButton(visible=False)}
         job = partial(run_batch, self.studio, Checked(Path(path), plan, jobs))
         for report in self.studio.run(request.session_hash, KIND, job):
             if isinstance(report, Progress):

@@ -17,7 +17,7 @@ from attncontrol.demo import pictures
 from attncontrol.demo.results import PRIVATE
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
-from attncontrol.demo.task import FieldError, check, field, read_method, read_request, read_seed_list
+from attncontrol.demo.task import FAILED, FieldError, check, field, read_method, read_request, read_seed_list
 from attncontrol.drawing import Drawn, Request, draw
 from attncontrol.imagefile import save_image
 from attncontrol.losses import MethodSum, method_classes
@@ -134,25 +134,20 @@ class CompareTab:
         self.status = gr.HTML(elem_id="compare-status")
         self.grid = gr.HTML(elem_id="comparison")
         self.download = gr.DownloadButton("Download the grid as PNG", visible=False, elem_id="compare-download")
-        run = self.run.click(
+        quiet = {"show_progress": "hidden", "queue": False, **PRIVATE}
+        state = [self.run, self.cancel, self.status]
+        start = self.run.click(lambda: self._state(busy=True, text="waiting for the model"), None, state, **quiet)
+        run = start.then(
             self._compare,
             set(self.fields.values()),
             [self.run, self.cancel, self.status, self.grid, self.download, *self.errors.values()],
             show_progress="minimal",
             show_progress_on=self.status,
             concurrency_id="model",
-            trigger_mode="once",
             **PRIVATE,
         )
-        self.cancel.click(
-            self._cancel,
-            None,
-            [self.run, self.cancel, self.status],
-            cancels=run,
-            queue=False,
-            show_progress="hidden",
-            **PRIVATE,
-        )
+        run.failure(lambda: self._state(busy=False, text=FAILED, kind="bad"), None, state, **quiet)
+        self.cancel.click(self._cancel, None, state, cancels=run, **quiet)
 
     def _add(self, name: str, component: Any) -> None:
         self.fields[name] = component
@@ -164,7 +159,7 @@ class CompareTab:
         try:
             comparison = read_comparison(self.studio, self.limits, **values)
             hidden = {self.download: gr.DownloadButton(visible=False), self.grid: ""}
-            yield {**no_errors, **hidden, **self._state(busy=True, text="waiting for the model")}
+            yield {**no_errors, **hidden}
             job, rows = partial(make_comparison, self.studio, comparison), []
             for report in self.studio.run(request.session_hash, KIND, job):
                 if isinstance(report, Progress):

@@ -14,7 +14,7 @@ from attncontrol.demo import examples, pictures, recipes
 from attncontrol.demo.results import PRIVATE, Results
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Studio
-from attncontrol.demo.task import FieldError, check, field, make_pairs, read_request, read_task
+from attncontrol.demo.task import FAILED, FieldError, check, field, make_pairs, read_request, read_task
 from attncontrol.demo.widgets import (
     boxes_of,
     edited_subjects,
@@ -133,8 +133,15 @@ class GenerateTab:
         for side in ("width", "height"):
             sides = [fields["layout"], fields["width"], fields["height"]]
             fields[side].change(_reshape, sides, fields["layout"], **quiet)
-        run = gr.on(
+        start = gr.on(
             [self.generate.click, fields["prompt"].submit],
+            lambda: self._busy("waiting for the model"),
+            None,
+            [self.generate, self.cancel, results.status],
+            trigger_mode="once",
+            **quiet,
+        )
+        run = start.then(
             self._generate,
             set(fields.values()),
             [
@@ -144,9 +151,9 @@ class GenerateTab:
             show_progress="minimal",
             show_progress_on=results.status,
             concurrency_id="model",
-            trigger_mode="once",
             **PRIVATE,
         )
+        run.failure(lambda: self._idle(FAILED, "bad"), None, [self.generate, self.cancel, results.status], **quiet)
         self.cancel.click(self._cancel, None, [self.generate, self.cancel, results.status], cancels=run, **quiet)
         restored = [*fields.values(), self.about, *self.errors.values(), self.layout_part, self.sampling_part]
         self.restore.upload(self._restore, [self.restore, fields["layout"]], restored, **quiet)
@@ -181,7 +188,7 @@ class GenerateTab:
         values = {name: data[component] for name, component in self.fields.items()}
         try:
             task = self._read(values)
-            yield {**self._no_errors(), **self._busy("waiting for the model")}
+            yield self._no_errors()
             preview = None
             for report in self.studio.run(
                 request.session_hash, KIND, lambda tell: make_pairs(self.studio, task, tell)

@@ -10,6 +10,7 @@ import gradio as gr
 
 from attncontrol.cli.options import PLAIN
 from attncontrol.demo.studio import Studio
+from attncontrol.layout import read_layout
 from attncontrol.losses import method_classes
 from attncontrol.prompt.align import tokenize
 from attncontrol.prompt.structure import PromptStructure
@@ -142,9 +143,6 @@ def layout_of(value: Any) -> dict[str, list[list[float]]] | None:
 
 
 def boxes_of(layout: Any) -> list[dict[str, Any]]:
-    """The editor's boxes from a layout as a recipe has it: phrases with one box or several."""
-    boxes = []
-    for phrase, given in layout.items() if isinstance(layout, dict) else ():
-        several = given if given and isinstance(given[0], list) else [given]
-        boxes += [{"phrase": phrase, "box": box} for box in several]
-    return boxes
+    """The editor's boxes from a layout without files, in any form that `read_layout` takes; none for None."""
+    placed = read_layout(layout) if layout else ()
+    return [{"phrase": item.phrase, "box": list(box)} for item in placed for box in item.regions]

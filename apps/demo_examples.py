@@ -1,0 +1,141 @@
+"""Chooses the demo's examples by measurement: `python -m apps.demo_examples`, about 15 minutes on two CPU cores.
+
+Every candidate, a prompt with a method, is drawn plain and with control on the same seeds, and the oracle judges both.
+Of each kind (objects, colours, boxes) the candidates that gain most are kept, each with the first seed where plain
+sampling fails and control succeeds; kinds without such a seed are left out. A candidate with boxes succeeds where
+every object is also seen inside its box.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attncontrol.cli.drawing import load_pipeline
+from attncontrol.control import resolve_control
+from attncontrol.demo.examples import FILE
+from attncontrol.drawing import Drawn, Request, draw
+from attncontrol.evaluation.oracle import detect, expected_from_prompt, verdict
+from attncontrol.files import write_text
+from attncontrol.imagefile import package_versions
+from attncontrol.layout import automatic_layout
+from attncontrol.losses import method_classes
+from attncontrol.models import default_guidance_scale
+from attncontrol.prompt import structure_of
+
+MODEL, STEPS = "emoji", 30
+PROMPTS = {
+    "objects": ("a cat and a frog", "a bird and a suitcase", "a lion and a clock", "a dog and a bench"),
+    "colours": ("a red crown and a blue bow", "a green backpack and a yellow bowl", "a blue car and a red balloon"),
+    "boxes": ("a cat to the left of a frog", "a crown above a lion", "a dog below a balloon"),
+}
+INSIDE = 0.7  # of the area of a detection, for an object to be in its box
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate and, seed by seed, whether plain sampling and control succeeded."""
+
+    kind: str
+    prompt: str
+    method: str
+    plain: tuple[bool, ...]
+    controlled: tuple[bool, ...]
+
+    @property
+    def gain(self) -> int:
+        return sum(self.controlled) - sum(self.plain)
+
+    @property
+    def seed(self) -> int | None:
+        """The first where only control succeeds."""
+        pairs = enumerate(zip(self.plain, self.controlled, strict=True))
+        return next((seed for seed, (before, after) in pairs if after and not before), None)
+
+    def as_example(self) -> dict[str, Any]:
+        """The entry of examples.json."""
+        count = len(self.plain)
+        shows = f"{self.kind}: right in {sum(self.plain)} of {count} plain, {sum(self.controlled)} with control"
+        layout = {"layout": "auto"} if self.kind == "boxes" else {}
+        return {"prompt": self.prompt, "method": self.method, "seed": self.seed, **layout, "shows": shows}
+
+
+def success(drawn: Drawn, boxes: dict[str, Any] | None) -> bool:
+    """Whether every object is there in its colour and, with boxes, inside its own."""
+    found = detect(drawn.image)[0]
+    if not verdict(drawn.recipe.prompt, found).all_right:
+        return False
+    for name, _ in expected_from_prompt(drawn.recipe.prompt) if boxes else ():
+        seen = [d.box for d in found if d.object == name]
+        if not any(_share_inside(box, boxes[name]) >= INSIDE for box in seen):
+            return False
+    return True
+
+
+def _share_inside(box: Sequence[float], frame: Sequence[float]) -> float:
+    """Of a box's area, the share inside a frame."""
+    corners = (max(box[0], frame[0]), max(box[1], frame[1]), min(box[2], frame[2]), min(box[3], frame[3]))
+    if corners[0] >= corners[2] or corners[1] >= corners[3]:
+        return 0.0
+    return (corners[2] - corners[0]) * (corners[3] - corners[1]) / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
+    """All candidates: methods that need a layout for boxes, the others for objects and colours."""
+    measured = []
+    for kind, prompts in PROMPTS.items():
+        for prompt in prompts:
+            boxes = None
+            if kind == "boxes":
+                structure = structure_of(prompt, pipe.tokenizer)
+                regions = automatic_layout(structure).regions
+                boxes = {e.word.text: r[0] for e, r in zip(structure.entities, regions, strict=True)}
+            scale = default_guidance_scale(MODEL)
+            request = Request(MODEL, prompt, "", STEPS, scale, None, None, layout="auto" if boxes else None)
+
+            def successes(control: str | None, request: Request = request, boxes: Any = boxes) -> tuple[bool, ...]:
+                methods = resolve_control(control, pipe.tuned_settings)
+                return tuple(success(draw(pipe, request, methods, s, lambda _: None), boxes) for s in seeds)
+
+            plain = successes(None)
+            for name, cls in method_classes().items():
+                if cls.needs_layout == (kind == "boxes"):
+                    measured.append(Measured(kind, prompt, name, plain, successes(name)))
+                    print(
+                        kind, prompt, name, f"plain {sum(plain)}, control {sum(measured[-1].controlled)}", flush=True
+                    )
+    return measured
+
+
+def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
+    """The candidates that gain most, `each` of a kind, no prompt twice, losses never."""
+    examples = []
+    for kind in PROMPTS:
+        useful = [m for m in measured if m.kind == kind and m.gain > 0 and m.seed is not None]
+        best: dict[str, Measured] = {}
+        for candidate in sorted(useful, key=lambda m: -m.gain):
+            best.setdefault(candidate.prompt, candidate)
+        examples += [candidate.as_example() for candidate in list(best.values())[:each]]
+    return examples
+
+
+def main() -> None:
+    """Measures, chooses, and writes examples.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=8, help="how many, from 0 on")
+    parser.add_argument("--each", type=int, default=2, help="examples of each kind")
+    arguments = parser.parse_args()
+    measured = measure(load_pipeline(MODEL, "cpu", "float32"), range(arguments.seeds))
+    examples = choose(measured, arguments.each)
+    if not examples:
+        raise SystemExit("no candidate gains anything: the examples stay as they are")
+    facts = {"model": MODEL, "seeds": arguments.seeds, "steps": STEPS, "versions": package_versions()}
+    text = json.dumps({"measured": facts, "examples": examples}, indent=2) + "\n"
+    write_text(FILE, text, overwrite=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The page at both widths, light and dark: nothing sticks out. With --screenshots DIR also the README's pictures."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.demo.conftest import PATIENCE
+from tests.demo.test_generate import choose, generate, open_part
+
+expect.set_options(timeout=PATIENCE)
+VIEWS = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"}}
+
+
+@pytest.fixture
+def steps(request):
+    return 30 if request.config.getoption("--screenshots") else 2
+
+
+@pytest.fixture
+def shoot(request, tmp_path):
+    """shoot(page, name) writes name.png, of few colours so that it is small, and checks the page's width."""
+
+    def take(page, name):
+        page.wait_for_timeout(500)  # for accordions to open
+        width = page.viewport_size["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        folder = Path(request.config.getoption("--screenshots") or tmp_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.png"
+        page.screenshot(path=path, full_page=True)
+        with Image.open(path) as image:
+            assert image.width == width
+            image.convert("RGB").quantize(192).save(path, optimize=True)
+
+    return take
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_generate_on_a_wide_screen(visit, shoot, steps, view):
+    page = visit(**VIEWS[view])
+    choose(page, "layout-guidance")
+    page.locator("#automatic-layout").click()
+    expect(page.locator(".layout-editor .box")).to_have_count(2)
+    generate(page, steps)
+    shoot(page, f"generate_{view}")
+    page.get_by_role("tab", name="Attention").click()
+    expect(page.locator("#maps img")).to_have_count(4)
+    shoot(page, f"attention_{view}")
+
+
+def test_compare_on_a_wide_screen(visit, shoot, steps):
+    page = visit(color_scheme="dark")
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-steps input").fill(str(steps))
+    page.locator("#compare").click()
+    expect(page.locator("#compare-status")).to_contain_text("Done")
+    shoot(page, "compare_dark")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_on_a_phone(visit, shoot, steps, view):
+    page = visit(width=360, height=740, is_mobile=True, has_touch=True, **VIEWS[view])
+    for part in ("settings", "layout", "sampling"):
+        open_part(page, part)
+    page.locator(".layout-editor .add").click()
+    generate(page, steps)
+    shoot(page, f"phone_{view}")
+    for tab in ("Compare", "Batch"):
+        page.get_by_role("tab", name=tab).click()
+        shoot(page, f"phone_{tab.lower()}_{view}")
