@@ -99,9 +99,9 @@ class GenerateTab:
     def _sampling(self) -> None:
         limits, side = self.limits, self.studio.size
         with gr.Row(elem_classes="seed-row"):
-            self._add("seed", gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120, elem_id="seed"))
+            self._add("seed", gr.Textbox("0", label="Seed", min_width=120, elem_id="seed"))
             self.dice = gr.Button("Random", size="md", min_width=90, scale=0, elem_id="dice")
-            self._add("images", gr.Number(1, label="Images", precision=0, min_width=90, elem_id="images"))
+            self._add("images", gr.Number(1, label="Images", min_width=90, elem_id="images"))
         with gr.Accordion("Sampling", open=False, elem_id="sampling") as self.sampling_part:
             with gr.Row():
                 self._add("steps", gr.Number(30, label=f"Steps (at most {limits.steps})", elem_id="steps"))
@@ -116,13 +116,13 @@ class GenerateTab:
         fields, results = self.fields, self.results
         quiet = {"show_progress": "hidden", "queue": False, **PRIVATE}
         words = [fields["subjects"], fields["layout"]]
-        fields["prompt"].change(
+        fields["prompt"].input(
             self._parse, [fields["prompt"], fields["layout"]], words, trigger_mode="always_last", **quiet
         )
         fields["method"].input(
             self._choose_method, fields["method"], [self.about, fields["settings"], self.layout_part], **quiet
         )
-        self.dice.click(lambda: secrets.randbelow(2**32), None, fields["seed"], **quiet)
+        self.dice.click(lambda: str(secrets.randbelow(2**32)), None, fields["seed"], **quiet)
         self.automatic.click(
             self._automatic,
             [fields["prompt"], fields["subjects"], fields["layout"]],
@@ -286,11 +286,12 @@ class GenerateTab:
             )
             check(self.studio, request, MethodSum())
         groups = word_groups(self.studio, prompt, structure)
-        simple = ("prompt", "method", "seed", "steps", "guidance_scale", "negative_prompt", "width", "height")
+        simple = ("prompt", "method", "steps", "guidance_scale", "negative_prompt", "width", "height")
         needs_layout = method != PLAIN and method_classes()[method].needs_layout
         return {
             **self._no_errors(),
             **{self.fields[name]: values[name] for name in simple if name in values},
+            self.fields["seed"]: str(values["seed"]),
             self.fields["images"]: 1,
             self.fields["settings"]: settings_form(self.studio, method, values.get("settings")),
             self.fields["subjects"]: groups,

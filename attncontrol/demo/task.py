@@ -137,7 +137,7 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
     if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
-        raise FieldError(name, f"{value!r} is not a whole number; give one from {least} to {most}.")
+        raise FieldError(name, f"{_shown(value)} is not a whole number; give one from {least} to {most}.")
     if not least <= value <= most:
         raise FieldError(name, f"{int(value)} is out of range; give a whole number from {least} to {most}.")
     return int(value)
@@ -146,10 +146,14 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
 def number(name: str, value: Any, least: float, most: float) -> float:
     """Raises FieldError unless the value is a finite number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise FieldError(name, f"{value!r} is not a number; give one from {least:g} to {most:g}.")
+        raise FieldError(name, f"{_shown(value)} is not a number; give one from {least:g} to {most:g}.")
     if not least <= value <= most:
         raise FieldError(name, f"{value:g} is out of range; give a number from {least:g} to {most:g}.")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    return "an empty field" if value in (None, "") else f"{value!r}"
 
 
 def read_side(name: str, value: Any, studio: Studio, limits: Limits) -> int:

@@ -55,7 +55,7 @@ def box_numbers(page, row=0):
 
 def test_an_image_its_maps_and_its_recipe_which_restores_the_settings(visit, tmp_path):
     page = visit()
-    page.locator("#seed input").fill("7")
+    page.get_by_label("Seed", exact=True).fill("7")
     generate(page, steps=3)
     expect(page.locator("#status")).to_contain_text("guided: cat, frog")
     expect(page.locator("#before-after img")).to_have_count(2)
@@ -79,7 +79,7 @@ def test_an_image_its_maps_and_its_recipe_which_restores_the_settings(visit, tmp
 
     other = visit()
     other.locator("#restore input[type=file]").set_input_files(path)
-    expect(other.locator("#seed input")).to_have_value("7")
+    expect(other.get_by_label("Seed", exact=True)).to_have_value("7")
     expect(other.locator("#steps input")).to_have_value("3")
 
 
@@ -182,6 +182,9 @@ def test_every_wrong_field_says_so_beside_itself(visit):
     page.locator("#images input").fill("9")
     wrong("images", "from 1 to 3")
     page.locator("#images input").fill("1")
+    page.get_by_label("Seed", exact=True).fill("x")
+    wrong("seed", "'x' is not a whole number")
+    page.get_by_label("Seed", exact=True).fill("0")
     open_part(page, "settings")
     page.locator("#setting-step_size").fill("-1")
     wrong("settings", "step_size")
@@ -222,7 +225,11 @@ def test_two_visitors_do_not_see_each_others_work(visit):
     second.locator("#generate").click()
     expect(second.locator("#status")).to_contain_text("guided: bear, clock")
     expect(first.locator("#status")).to_contain_text("guided: cat, frog")
-    assert first.locator("#gallery img").count() == second.locator("#gallery img").count() == 2
+    for page in (first, second):
+        expect(page.locator("#gallery img")).to_have_count(2)
+    first.reload()
+    first.locator(".subject-words .word").first.wait_for()
+    expect(first.locator("#gallery img")).to_have_count(0)
 
 
 def test_on_a_phone_nothing_sticks_out_and_touch_draws(visit):
