@@ -162,7 +162,7 @@ class GenerateTab:
     def _parse(self, prompt: str, layout: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         text = (prompt or "").strip()[: self.limits.prompt_characters]
         groups = word_groups(self.studio, text, quiet_structure(self.studio, text)) if text else {"words": []}
-        return groups, {**layout, "phrases": _phrases(groups)}
+        return {**groups, "typed": True}, {**layout, "phrases": _phrases(groups)}
 
     def _choose_method(self, method: str) -> tuple[str, dict[str, Any], Any]:
         needs_layout = method != PLAIN and method_classes()[method].needs_layout

@@ -112,7 +112,7 @@ def recipe(control, **changes):
     values = {"steps": 2, "guidance_scale": 5.0, "width": 32, "height": 32, "subjects": subjects, **changes}
     control = tuple(control_to_json(methods))
     common = {"prompt": 'a cat\'s "hat"', "seed": 3, "model": "tiny", "scheduler": "DDIMScheduler"}
-    return Recipe(**common, dtype="float32", control=control, **values)
+    return Recipe(dtype="float32", control=control, **{**common, **values})
 
 
 def test_a_recipe_as_python_and_as_a_command_line():

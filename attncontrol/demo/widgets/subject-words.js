@@ -29,7 +29,7 @@ function click(word) {
   }
   const noun = target?.noun;
   active = groups.findIndex((group) => group.noun === noun);
-  props.value = { ...props.value, groups, edited: true };
+  own = props.value = { ...props.value, groups, edited: true };
   build();
   root.querySelector(`[data-word="${word}"]`)?.focus();
   trigger("change");
@@ -86,7 +86,11 @@ function build() {
   root.append(line, targets, note);
 }
 
+// An answer about the prompt that comes late must not undo clicks made in the meantime.
+let own = null;
 watch("value", () => {
+  if (props.value.typed && own?.prompt === props.value.prompt) props.value = own;
+  else own = null;
   active = -1;
   build();
 });
