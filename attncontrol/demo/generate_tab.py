@@ -116,7 +116,7 @@ class GenerateTab:
         fields, results = self.fields, self.results
         quiet = {"show_progress": "hidden", "queue": False, **PRIVATE}
         words = [fields["subjects"], fields["layout"]]
-        fields["prompt"].input(
+        fields["prompt"].change(
             self._parse, [fields["prompt"], fields["layout"]], words, trigger_mode="always_last", **quiet
         )
         fields["method"].input(

@@ -86,11 +86,11 @@ function build() {
   root.append(line, targets, note);
 }
 
-// An answer about the prompt that comes late must not undo clicks made in the meantime.
+// Subjects that were chosen, by clicks or by a recipe: an answer about the typed prompt must not undo them.
 let own = null;
 watch("value", () => {
   if (props.value.typed && own?.prompt === props.value.prompt) props.value = own;
-  else own = null;
+  else own = props.value.edited ? props.value : null;
   active = -1;
   build();
 });
