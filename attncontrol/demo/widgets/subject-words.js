@@ -29,7 +29,7 @@ function click(word) {
   }
   const noun = target?.noun;
   active = groups.findIndex((group) => group.noun === noun);
-  own = props.value = { ...props.value, groups, edited: true };
+  chosen = props.value = { ...props.value, groups, edited: true };
   build();
   root.querySelector(`[data-word="${word}"]`)?.focus();
   trigger("change");
@@ -87,10 +87,10 @@ function build() {
 }
 
 // Subjects that were chosen, by clicks or by a recipe: an answer about the typed prompt must not undo them.
-let own = null;
+let chosen = null;
 watch("value", () => {
-  if (props.value.typed && own?.prompt === props.value.prompt) props.value = own;
-  else own = props.value.edited ? props.value : null;
+  if (props.value.typed && chosen?.prompt === props.value.prompt) props.value = chosen;
+  else chosen = props.value.edited ? props.value : null;
   active = -1;
   build();
 });
