@@ -137,7 +137,7 @@ class BatchTab:
                     label=f"Prompt file: text, CSV, TSV, JSON Lines, YAML (at most {limits.upload_mb} MB)",
                     file_types=FORMATS,
                     type="filepath",
-                    height=130,
+                    height=150,
                     elem_id="batch-file",
                 )
                 self._error("file")

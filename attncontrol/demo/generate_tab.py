@@ -52,7 +52,7 @@ class GenerateTab:
                     label="Restore: drop a PNG made here, its settings come back",
                     file_types=[".png"],
                     type="filepath",
-                    height=110,
+                    height=150,
                     elem_id="restore",
                 )
                 self._error("restore")
