@@ -1,59 +1,86 @@
-"""Try settings of a method on tuning prompts and keep the best beside the checkpoint.
+"""Try settings of methods on tuning prompts and keep the best of each beside the checkpoint, in control.json.
 
-    python -m apps.emoji.tune FOLDER attend-and-excite '[{"step_size": 5}, {"step_size": 20}]' --count 24
+    python -m apps.emoji.tune FOLDER CANDIDATES.json --count 16
 
-Prompts and seeds differ from the gate's as long as --seed does. `control.json` gets the settings that repair most in
-balance, unless nothing beats plain sampling.
+CANDIDATES.json maps a method, or a preset, to {"goal": "present" | "right" | "placed", "settings": [...]}; a preset's
+settings are lists of parts. Prompts and seeds are others than the gate's and the benchmark's. The setting that repairs
+most in balance is kept; none, if nothing beats plain sampling.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attncontrol import AttentionControlPipeline
-from attncontrol.models import resolve
+from apps.benchmark_faithfulness import Sampling, draw
+from apps.faithfulness.report import faithful, placed, present
+from apps.faithfulness.results import PLAIN, Result
+from attncontrol import AttentionControlPipeline, MethodSum
+from attncontrol.control import resolve_control
+from attncontrol.evaluation.statistics import compare_paired
+from attncontrol.models import resolve, tuned_settings
 
 from .captions import KINDS
-from .gate import compare
-from .judge import Outcome, generate
-from .prompts import by_kind
+from .judge import BATCH, GUIDANCE, STEPS
+from .prompts import pairs
+
+GOALS: dict[str, Callable[[Result], bool]] = {"present": present, "right": faithful, "placed": placed}
+SEED = 100_000
 
 
-def run(pipe: Any, count: int, seed: int, control: Any) -> list[Outcome]:
-    """`count` pictures of each kind of pair."""
-    prompts = by_kind(count, seed)
-    return [outcome for kind in KINDS for outcome in generate(pipe, prompts[kind], seed, control=control)]
+def run(pipe: Any, methods: MethodSum, cases: list[tuple[str, int]]) -> list[Result]:
+    """One picture per case, judged."""
+    parts = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
+    return [result for part in parts for result in draw(pipe, PLAIN, methods, part, Sampling(STEPS, GUIDANCE, BATCH))]
 
 
-def keep(folder: Path, method: str, settings: dict[str, Any]) -> None:
-    """Write the settings of one method into control.json, those of others untouched."""
+def keep(folder: Path, method: str, settings: Any) -> None:
+    """Write the settings of one method or preset into control.json, those of others untouched."""
     path = folder / "control.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | {method: settings}, indent=2) + "\n")
+    path.write_text(json.dumps(dict(sorted((known | {method: settings}).items())), indent=2) + "\n")
+
+
+def best(pipe: Any, name: str, goal: str, settings: list[Any], cases: list, plain: list[Result]) -> Any:
+    """The settings with the largest gain over plain sampling, None without a gain."""
+    chosen, gain = None, 0.0
+    before = [GOALS[goal](result) for result in plain]
+    for candidate in settings:
+        if isinstance(candidate, list):
+            methods = resolve_control(candidate, pipe.tuned_settings)
+        else:
+            methods = resolve_control({"method": name, **candidate})
+        after = run(pipe, methods, cases)
+        paired = compare_paired(before, [GOALS[goal](result) for result in after])
+        shares = {key: round(sum(map(count, after)) / len(after), 3) for key, count in GOALS.items()}
+        print(
+            json.dumps({name: candidate, "repaired": paired.repaired, "broken": paired.broken, **shares}), flush=True
+        )
+        if paired.difference > gain:
+            chosen, gain = candidate, paired.difference
+    return chosen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="checkpoint, or 'emoji'")
-    parser.add_argument("method")
-    parser.add_argument("settings", type=json.loads, help="JSON list of settings to try")
-    parser.add_argument("--count", type=int, default=24, help="prompts of each kind")
-    parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("candidates", type=Path, help="JSON file")
+    parser.add_argument("--count", type=int, default=16, help="prompts of each kind")
     args = parser.parse_args()
     pipe = AttentionControlPipeline.from_pretrained(args.folder)
     pipe.set_progress_bar_config(disable=True)
-    plain = run(pipe, args.count, args.seed, None)
-    best, gain = None, 0
-    for settings in args.settings:
-        result = compare(plain, run(pipe, args.count, args.seed, {"method": args.method, **settings}))
-        print(json.dumps({"settings": settings, **result}), flush=True)
-        if result["repaired"] - result["broken"] > gain:
-            best, gain = settings, result["repaired"] - result["broken"]
-    if best is not None:
-        keep(Path(resolve(args.folder)), args.method, best)
+    prompts = [text for kind in KINDS for text, _ in pairs(kind, args.count, SEED)]
+    cases = [(text, SEED + index) for index, text in enumerate(prompts)]
+    plain = run(pipe, MethodSum(), cases)
+    print(json.dumps({PLAIN: {key: round(sum(map(count, plain)) / len(plain), 3) for key, count in GOALS.items()}}))
+    for name, tried in json.loads(args.candidates.read_text()).items():
+        settings = best(pipe, name, tried["goal"], tried["settings"], cases, plain)
+        if settings is not None:
+            keep(Path(resolve(args.folder)), name, settings)
+            pipe.tuned_settings = tuned_settings(resolve(args.folder))
 
 
 if __name__ == "__main__":
