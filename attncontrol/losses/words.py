@@ -10,6 +10,7 @@ from torch import Tensor
 from attncontrol.prompt.structure import PromptStructure
 
 Group = Sequence[Sequence[int]]
+FAINT = 1e-12  # least sum of a map that is normalised
 
 
 def word_groups(prompt: PromptStructure, lost_words: bool = False) -> list[list[tuple[int, ...]]]:
@@ -35,11 +36,11 @@ def tokens_outside(group: Group, n_tokens: int) -> list[tuple[int]]:
 def distributions(attention: Tensor) -> Tensor:
     """Every token's map as a distribution over pixels: [height, width, tokens] -> [tokens, pixels], rows of sum 1.
 
-    A map that is zero everywhere stays zero.
+    A map that is zero everywhere, or so faint (a sum below 1e-12) that its gradient might overflow, stays as it is.
     """
     maps = attention.flatten(0, 1).T
     total = maps.sum(1, keepdim=True)
-    return maps / torch.where(total == 0, 1, total)
+    return maps / torch.where(total < FAINT, 1, total)
 
 
 def symmetric_kl(p: Tensor, q: Tensor) -> Tensor:
