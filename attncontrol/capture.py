@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -49,6 +50,19 @@ class Capture:
         self.probabilities[name] = probabilities
         if len(self.probabilities) == len(self.layers):
             raise ForwardTruncated
+
+
+@contextmanager
+def plain_attention(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Gives layers the processor of plain attention, and their own ones back on any exit."""
+    own = {layer: layer.processor for layer in layers}
+    try:
+        for layer in own:
+            layer.set_processor(AttnProcessor2_0())
+        yield
+    finally:
+        for layer, processor in own.items():
+            layer.set_processor(processor)
 
 
 class CapturingProcessor:

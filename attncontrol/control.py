@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from attncontrol.compiled import run_before
 from attncontrol.cost import Memory
 from attncontrol.engine import Engine, Subject
 from attncontrol.families import UNetFamily, family_of
@@ -21,6 +22,7 @@ from attncontrol.losses.registry import create_method
 from attncontrol.prompt import resolve_subjects, structure_of
 from attncontrol.prompt.align import check_second_tokenizer
 from attncontrol.record import ControlRecord
+from attncontrol.schedulers import input_scale, keep_given_sample, starting_calls
 
 Control = str | Method | MethodSum | Mapping[str, Any] | Sequence[Any] | None
 
@@ -108,7 +110,6 @@ class AttentionControl:
         self.pipe, self.methods, self.subjects = pipe, methods, list(subjects)
         self.record_maps, self.memory = record_maps, memory
         self._family = family_of(pipe)
-        self._handle: Any = None
         self._new_run()
 
     @property
@@ -121,13 +122,13 @@ class AttentionControl:
         if "step" in vars(scheduler):
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
         self._scheduler = scheduler
-        self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
+        self._detach = run_before(self._family.called, self._before_denoiser)
         scheduler.step = self._moving_step(scheduler.step)
         scheduler.set_timesteps = self._starting(scheduler.set_timesteps)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._handle.remove()
+        self._detach()
         for name in ("step", "set_timesteps"):
             vars(self._scheduler).pop(name, None)
 
@@ -139,9 +140,10 @@ class AttentionControl:
             record_maps=self.record_maps,
             memory=self.memory,
         )
-        self._iteration = 0
+        self._starts: list[bool] | None = None
+        self._calls = 0
+        self._guided_call = -1
         self._move: Tensor | None = None
-        self._guided_iteration = -1
         self._inside = False
 
     def _starting(self, set_timesteps: Any) -> Any:
@@ -154,36 +156,30 @@ class AttentionControl:
 
         return wrapper
 
-    def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+    def _before_denoiser(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if self._inside:
-            return None
+            return args, kwargs
         if self.pipe.scheduler is not self._scheduler:
             raise RuntimeError("the scheduler was replaced under control: set it before `with attach(...)`")
         call = self._family.bind(args, kwargs)
-        if self._guided_iteration != self._iteration:
-            self._guided_iteration = self._iteration
+        if self._guided_call != self._calls and self._starts_iteration():
+            self._guided_call = self._calls
             self._inside = True
             try:
-                self._move = self._engine.guide(call, self._iteration, self._iterations())
+                self._move = self._engine.guide(call, sum(self._starts[: self._calls]), sum(self._starts))
             finally:
                 self._inside = False
-        if self._move is None:
-            return None
-        call["sample"] = _moved_input(call["sample"], self._move, self._family.batch_copies())
-        self._input_scale = self._scale_of(call)
+        if self._move is not None:
+            call["sample"] = _moved_input(call["sample"], self._move)
+            self._input_scale = input_scale(self._scheduler, call["timestep"], call["sample"].device)
         return (), call
 
-    def _scale_of(self, call: dict[str, Any]) -> Tensor:
-        """The scheduler's factor from latents to model input at this step: float32, one entry.
-
-        1 for DDIM, PNDM and their like; 1 / sqrt(sigma^2 + 1) for Euler, LMS, Heun and theirs.
-        """
-        one = torch.ones(1, dtype=torch.float32, device=call["sample"].device)
-        return self._scheduler.scale_model_input(one, call["timestep"]).float()
-
-    def _iterations(self) -> int:
-        count = getattr(self.pipe, "num_timesteps", None)
-        return count or len(self._scheduler.timesteps)
+    def _starts_iteration(self) -> bool:
+        """Whether a move in this call lasts: one iteration of guidance per step of the scheduler's solver."""
+        if self._starts is None:
+            calls = getattr(self.pipe, "num_timesteps", None) or len(self._scheduler.timesteps)
+            self._starts = starting_calls(self._scheduler, calls)
+        return self._calls < len(self._starts) and self._starts[self._calls]
 
     def _moving_step(self, step: Any) -> Any:
         """`scheduler.step` that starts from the moved sample."""
@@ -192,16 +188,18 @@ class AttentionControl:
         def wrapper(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._move is not None:
                 sample = (sample.float() + self._move / self._input_scale).to(sample.dtype)
+                keep_given_sample(self._scheduler)
                 self._move = None
-            self._iteration += 1
+            self._calls += 1
             return step(model_output, timestep, sample, *args, **kwargs)
 
         return wrapper
 
 
-def _moved_input(model_input: Tensor, move: Tensor, copies: int) -> Tensor:
+def _moved_input(model_input: Tensor, move: Tensor) -> Tensor:
     """The denoiser's input with every copy of the latents moved; further channels (inpainting) stay."""
     latents, rest = model_input.split([move.shape[1], model_input.shape[1] - move.shape[1]], dim=1)
+    copies = latents.shape[0] // move.shape[0]
     latents = (latents.float() + move.repeat(copies, 1, 1, 1)).to(model_input.dtype)
     return torch.cat([latents, rest], dim=1)
 

@@ -114,6 +114,7 @@ class Engine:
             layers = self._choose_layers(self.family.layers(tuple(call["sample"].shape[-2:])))
             pass_ = GuidedPass(self.family, call, layers)
             if not self.images:
+                pass_.check_copies()
                 self._start_run(pass_.images)
             for image in self.images:
                 self._start_step(image, call["timestep"])

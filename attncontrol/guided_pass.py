@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attncontrol.capture import Capture, ForwardTruncated
+from attncontrol.capture import Capture, ForwardTruncated, plain_attention
+from attncontrol.compiled import eager
 from attncontrol.families import UNetFamily
 from attncontrol.maps import AttentionMaps, Layer, LayerMap
 
@@ -27,10 +28,23 @@ class GuidedPass:
     ) -> None:
         self.family, self.call, self.layers, self.low_memory = family, call, layers, low_memory
         self.batch = call["sample"].shape[0]
-        self.images = self.batch // family.batch_copies()
+        self.copies, conditional = family.batch_layout()
+        self.images = self.batch // self.copies
+        self.first_row = conditional * self.images
         # a copy made outside inference mode can take part in autograd
-        self.sample = call["sample"][self.batch - self.images :].clone()
+        self.sample = call["sample"][self.first_row : self.first_row + self.images].clone()
         self.start = self.sample[:, : family.latent_channels].float()
+
+    def check_copies(self) -> None:
+        """Raises ValueError if the batch is not made of equal copies of the latents, as the family says."""
+        channels = self.start.shape[1]
+        expected, batch = (x[:, :channels] for x in (self.sample.repeat(self.copies, 1, 1, 1), self.call["sample"]))
+        if expected.shape != batch.shape or not torch.allclose(expected, batch, rtol=0, atol=0, equal_nan=True):
+            raise ValueError(
+                f"{type(self.family.pipe).__name__} calls its denoiser with a batch of {self.batch} that is not "
+                f"{self.copies} copies of the same latents, so its conditional rows cannot be told: "
+                "attncontrol cannot control this pipeline"
+            )
 
     @contextmanager
     def run(self, latents: Tensor, rows: Sequence[int]) -> Iterator[tuple[Tensor, list[AttentionMaps]]]:
@@ -39,14 +53,16 @@ class GuidedPass:
         Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off).
         """
         leaf = latents[rows].detach().requires_grad_(torch.is_grad_enabled())
-        call = self.family.rows(self.call, self.batch, [self.batch - self.images + row for row in rows])
+        call = self.family.rows(self.call, self.batch, [self.first_row + row for row in rows])
         other_channels = self.sample[rows][:, leaf.shape[1] :]
         call["sample"] = torch.cat([leaf.to(self.sample.dtype), other_channels], dim=1)
         modules = self.family.attention_modules()
         capture = Capture({layer.name: modules[layer.name] for layer in self.layers})
-        with _frozen(self.family.denoiser), self._checkpointing(), capture.installed():
-            with suppress(ForwardTruncated):
-                self.family.denoiser(**call)
+        denoiser = self.family.denoiser
+        unperturbed = plain_attention([modules[name] for name in self.family.perturbed_layers()])
+        with _frozen(denoiser), self._checkpointing(), eager(denoiser), unperturbed, capture.installed():
+            with suppress(ForwardTruncated), _lasting_weights(denoiser):
+                denoiser(**call)
             yield leaf, self._maps(capture, len(rows))
 
     def _maps(self, capture: Capture, images: int) -> list[AttentionMaps]:
@@ -76,11 +92,26 @@ class GuidedPass:
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
     """No parameter of the module asks for gradients inside; their flags come back on any exit."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+        module.requires_grad_(False)
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        # by name: sequential offloading makes new parameter objects in every forward
+        for name, parameter in module.named_parameters():
+            if name in trainable:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def _lasting_weights(module: nn.Module) -> Iterator[None]:
+    """The backward pass sees the weights as the forward inside saw them.
+
+    Group offloading and layerwise casting load or cast a parameter's data for the forward of its layer only; the
+    graph would hold the parameter and find its other data. It is given an alias of what the forward used.
+    """
+    if not any(hasattr(part, "_diffusers_hook") for part in module.modules()):
+        yield
+        return
+    with torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda tensor: tensor):
+        yield

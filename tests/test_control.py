@@ -24,19 +24,6 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def state(pipe):
-    """All that guidance could leave behind: processors, hooks, instance attributes, gradient flags."""
-    return (
-        {name: id(p) for name, p in pipe.unet.attn_processors.items()},
-        dict(pipe.unet._forward_pre_hooks),
-        dict(pipe.unet._forward_hooks),
-        sorted(vars(pipe.unet)),
-        sorted(vars(pipe.scheduler)),
-        [p.requires_grad for p in pipe.unet.parameters()],
-        pipe.unet.is_gradient_checkpointing,
-    )
-
-
 class StopHere(Exception):
     pass
 
@@ -47,7 +34,7 @@ def test_everything_is_restored_when_a_step_breaks_off(error, calls):
     pipe = tiny.stable_diffusion()
     pipe(PROMPT, **CALL)
     pipe.unet.conv_in.requires_grad_(False)
-    before = state(pipe)
+    before = tiny.state(pipe)
     seen = []
 
     def break_off(module, args, kwargs):
@@ -60,16 +47,16 @@ def test_everything_is_restored_when_a_step_breaks_off(error, calls):
     with pytest.raises(error), attach(pipe, QUICK, prompt=PROMPT):
         pipe(PROMPT, **CALL)
     handle.remove()
-    assert state(pipe) == before
+    assert tiny.state(pipe) == before
 
 
 def test_everything_is_restored_after_success():
     pipe = tiny.stable_diffusion()
     plain = pipe(PROMPT, generator=generator(), **CALL).images
-    before = state(pipe)
+    before = tiny.state(pipe)
     with attach(pipe, QUICK, prompt=PROMPT):
         controlled = pipe(PROMPT, generator=generator(), **CALL).images
-    assert state(pipe) == before
+    assert tiny.state(pipe) == before
     assert not torch.equal(controlled, plain)
     assert torch.equal(pipe(PROMPT, generator=generator(), **CALL).images, plain)
 

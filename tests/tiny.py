@@ -122,3 +122,17 @@ def refiner(**overrides):
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def state(pipe) -> tuple:
+    """All that guidance could leave behind: processors, hooks, instance attributes, gradient flags."""
+    return (
+        {name: id(p) for name, p in pipe.unet.attn_processors.items()},
+        dict(pipe.unet._forward_pre_hooks),
+        dict(pipe.unet._forward_hooks),
+        sorted(vars(pipe.unet)),
+        [id(part._compiled_call_impl) for part in pipe.unet.modules()],
+        sorted(vars(pipe.scheduler)),
+        [(name, p.requires_grad) for name, p in pipe.unet.named_parameters()],
+        pipe.unet.is_gradient_checkpointing,
+    )

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from attncontrol.compiled import uncompiled
 from attncontrol.families.unet import UNetFamily
 from attncontrol.families.xl import XLFamily
 
 
 def family_of(pipe: Any) -> UNetFamily:
     """The family of a diffusers pipeline. Raises ValueError for one that cannot be controlled."""
-    denoiser = getattr(pipe, "unet", None)
-    if type(denoiser).__name__ == "UNet2DConditionModel":
-        return XLFamily(pipe) if hasattr(pipe, "tokenizer_2") else UNetFamily(pipe)
-    found = type(denoiser).__name__ if denoiser is not None else "no UNet"
-    raise ValueError(
-        f"{type(pipe).__name__} cannot be controlled: it has {found}, and attncontrol needs a pipeline around a "
-        "UNet2DConditionModel (Stable Diffusion 1.x, 2.x or XL)"
-    )
+    denoiser = uncompiled(getattr(pipe, "unet", None))
+    name = type(pipe).__name__
+    if type(denoiser).__name__ != "UNet2DConditionModel":
+        found = type(denoiser).__name__ if denoiser is not None else "no UNet"
+        raise ValueError(
+            f"{name} cannot be controlled: it has {found}, and attncontrol needs a pipeline around a "
+            "UNet2DConditionModel (Stable Diffusion 1.x, 2.x or XL)"
+        )
+    if not hasattr(type(pipe), "do_classifier_free_guidance"):
+        raise ValueError(
+            f"{name} cannot be controlled: it has no property do_classifier_free_guidance, which says whether "
+            "the denoiser's batch holds unconditional rows"
+        )
+    return XLFamily(pipe) if hasattr(pipe, "tokenizer_2") else UNetFamily(pipe)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attncontrol.compiled import uncompiled
 from attncontrol.maps import PLACES, Layer, Place, Size
 
 BLOCKS: dict[str, Place] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
@@ -21,7 +22,8 @@ class UNetFamily:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.denoiser: nn.Module = pipe.unet
+        self.called: nn.Module = pipe.unet
+        self.denoiser = uncompiled(pipe.unet)
         self._signature = inspect.signature(type(self.denoiser).forward)
 
     @property
@@ -77,9 +79,18 @@ class UNetFamily:
         bound.pop("self")
         return {**bound.pop("kwargs", {}), **bound}
 
-    def batch_copies(self) -> int:
-        """How many copies of the latents one call holds; the conditional one is the last (guidance batch)."""
-        return 2 if self.pipe.do_classifier_free_guidance else 1
+    def batch_layout(self) -> tuple[int, int]:
+        """How many copies of the latents one call holds, and which of them (from 0) is the conditional one.
+
+        Classifier-free guidance puts an unconditional copy in front, perturbed-attention guidance a perturbed one
+        behind.
+        """
+        conditional = int(self.pipe.do_classifier_free_guidance)
+        return conditional + 1 + int(getattr(self.pipe, "do_perturbed_attention_guidance", False)), conditional
+
+    def perturbed_layers(self) -> list[str]:
+        """The attention layers in which perturbed-attention guidance treats the copies of the batch differently."""
+        return [name.removesuffix(".processor") for name in getattr(self.pipe, "pag_attn_processors", {})]
 
     def attention_modules(self) -> dict[str, nn.Module]:
         """All attention layers of the transformer blocks by name."""

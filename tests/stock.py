@@ -1,0 +1,338 @@
+"""The table of stock pipelines, schedulers and helpers of diffusers that `attach` is tested with, on tiny weights.
+
+The support matrix in the README is made of this table: `python -m tests.stock` prints it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+
+from tests import tiny
+
+PROMPT = "a cat and a frog"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row: what it is, how its pipeline is built and called, and what a reader should know of its behaviour."""
+
+    name: str
+    build: Callable[[], Any]
+    call: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    prompt: str = PROMPT
+    subjects: list[str] | None = None
+
+
+@functools.cache
+def picture(mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@functools.cache
+def mask() -> Image.Image:
+    return Image.fromarray(np.repeat(np.uint8([[0, 255]]), 16, axis=1).repeat(32, axis=0))
+
+
+def pipeline(cls: type, unet: dict | None = None, **components: Any) -> Any:
+    """A tiny pipeline; the parts that no case changes are built once."""
+    pipe = cls(**{**shared(), "unet": tiny.unet(**unet or {}), "scheduler": tiny.scheduler(), **components})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@functools.cache
+def shared() -> dict[str, Any]:
+    names = ("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor")
+    return {**{name: tiny.components()[name] for name in names}, "requires_safety_checker": False}
+
+
+def randomised(module: torch.nn.Module, seed: int) -> Any:
+    """The module with random weights where it starts with zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.1, generator=generator)
+    return module.eval()
+
+
+def controlnet(seed: int = 4) -> diffusers.ControlNetModel:
+    return randomised(
+        diffusers.ControlNetModel.from_unet(tiny.unet(), conditioning_embedding_out_channels=(8, 16)), seed
+    )
+
+
+def t2i_adapter() -> diffusers.T2IAdapter:
+    torch.manual_seed(5)
+    return diffusers.T2IAdapter(channels=[16, 32], num_res_blocks=1, downscale_factor=2).eval()
+
+
+def ip_adapter() -> Any:
+    pipe = pipeline(diffusers.StableDiffusionPipeline)
+    generator = torch.Generator().manual_seed(6)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) / 4
+
+    layers = [name for name in pipe.unet.attn_processors if ".attn2." in name]
+    attention = {}
+    for i, name in enumerate(layers):
+        width = pipe.unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
+        attention |= {f"{2 * i + 1}.to_{part}_ip.weight": random(*width) for part in "kv"}
+    projection = {"proj.weight": random(4 * 32, 32), "proj.bias": random(4 * 32)}
+    projection |= {"norm.weight": torch.ones(32), "norm.bias": torch.zeros(32)}
+    pipe.load_ip_adapter(
+        {"image_proj": projection, "ip_adapter": attention}, subfolder="", weight_name="", image_encoder_folder=None
+    )
+    return pipe
+
+
+def lora_weights(unet: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Random weights of rank 2 for every projection of every attention layer."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, module in unet.named_modules():
+        if name.endswith((".to_q", ".to_k", ".to_v", ".to_out.0")):
+            rows, columns = module.weight.shape
+            weights[f"unet.{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 2
+            weights[f"unet.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) / 2
+    return weights
+
+
+def lora(names: tuple[str, ...] = ("one",), fuse: bool = False) -> Any:
+    pipe = pipeline(diffusers.StableDiffusionPipeline)
+    for seed, name in enumerate(names):
+        pipe.load_lora_weights(lora_weights(tiny.unet(), seed), adapter_name=name)
+    pipe.set_adapters(list(names), [0.7] * len(names))
+    if fuse:
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+    return pipe
+
+
+def textual_inversion() -> Any:
+    parts = {"text_encoder": tiny.text_encoder(), "tokenizer": tiny.tokenizer.__wrapped__()}
+    pipe = pipeline(diffusers.StableDiffusionPipeline, **parts)
+    pipe.load_textual_inversion(torch.randn(2, 32, generator=torch.Generator().manual_seed(7)), token="<toy>")
+    return pipe
+
+
+def helped(helper: Callable[[Any], Any]) -> Callable[[], Any]:
+    """The text-to-image pipeline with one of diffusers' helpers switched on."""
+
+    def build() -> Any:
+        pipe = pipeline(diffusers.StableDiffusionPipeline, vae=tiny.vae(), text_encoder=tiny.text_encoder())
+        helper(pipe)
+        return pipe
+
+    return build
+
+
+def group_offload(pipe: Any, **settings: Any) -> None:
+    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), **settings)
+
+
+def text_to_image(cls: type = diffusers.StableDiffusionPipeline, unet: dict | None = None, **components: Any):
+    return functools.partial(pipeline, cls, unet, **components)
+
+
+def scheduled(cls: type, **settings: Any) -> Callable[[], Any]:
+    return lambda: pipeline(diffusers.StableDiffusionPipeline, scheduler=tiny.scheduler(cls, **settings))
+
+
+IMAGE = {"image": picture(), "strength": 0.8}
+INPAINT = {"image": picture(), "mask_image": mask(), "strength": 1.0}
+PAG = {"pag_scale": 3.0}
+PAG_LAYERS = {"pag_applied_layers": ["mid", "up.*1"]}
+
+PIPELINES = [
+    Case("StableDiffusionPipeline", text_to_image()),
+    Case("StableDiffusionImg2ImgPipeline", text_to_image(diffusers.StableDiffusionImg2ImgPipeline), IMAGE),
+    Case(
+        "StableDiffusionInpaintPipeline",
+        text_to_image(diffusers.StableDiffusionInpaintPipeline),
+        INPAINT,
+        "UNet of 4 channels: the picture outside the mask is put back after each step",
+    ),
+    Case(
+        "StableDiffusionInpaintPipeline, 9 channels",
+        text_to_image(diffusers.StableDiffusionInpaintPipeline, {"in_channels": 9}),
+        INPAINT,
+        "only the latents move, not the mask and the masked picture",
+    ),
+    Case(
+        "StableDiffusionControlNetPipeline",
+        lambda: pipeline(diffusers.StableDiffusionControlNetPipeline, controlnet=controlnet()),
+        {"image": picture()},
+        "the ControlNet sees the latents before they move",
+    ),
+    Case(
+        "StableDiffusionControlNetPipeline, two ControlNets",
+        lambda: pipeline(diffusers.StableDiffusionControlNetPipeline, controlnet=[controlnet(4), controlnet(8)]),
+        {"image": [picture(), picture("L").convert("RGB")], "controlnet_conditioning_scale": [0.5, 1.0]},
+    ),
+    Case(
+        "StableDiffusionControlNetImg2ImgPipeline",
+        lambda: pipeline(diffusers.StableDiffusionControlNetImg2ImgPipeline, controlnet=controlnet()),
+        {**IMAGE, "control_image": picture()},
+    ),
+    Case(
+        "StableDiffusionControlNetInpaintPipeline",
+        lambda: pipeline(diffusers.StableDiffusionControlNetInpaintPipeline, controlnet=controlnet()),
+        {**INPAINT, "control_image": picture()},
+    ),
+    Case(
+        "StableDiffusionAdapterPipeline",
+        lambda: pipeline(diffusers.StableDiffusionAdapterPipeline, adapter=t2i_adapter()),
+        {"image": picture()},
+        "T2I-Adapter",
+    ),
+    Case(
+        "StableDiffusionPAGPipeline",
+        text_to_image(diffusers.StableDiffusionPAGPipeline, **PAG_LAYERS),
+        PAG,
+        "the unperturbed conditional rows are guided",
+    ),
+    Case(
+        "StableDiffusionPAGPipeline, guidance_scale=1",
+        text_to_image(diffusers.StableDiffusionPAGPipeline, **PAG_LAYERS),
+        {**PAG, "guidance_scale": 1.0},
+    ),
+    Case(
+        "StableDiffusionPAGImg2ImgPipeline",
+        text_to_image(diffusers.StableDiffusionPAGImg2ImgPipeline, **PAG_LAYERS),
+        {**PAG, **IMAGE},
+    ),
+    Case(
+        "StableDiffusionControlNetPAGPipeline",
+        lambda: pipeline(diffusers.StableDiffusionControlNetPAGPipeline, controlnet=controlnet(), **PAG_LAYERS),
+        {**PAG, "image": picture()},
+    ),
+    Case(
+        "LatentConsistencyModelPipeline",
+        text_to_image(
+            diffusers.LatentConsistencyModelPipeline,
+            {"time_cond_proj_dim": 32},
+            scheduler=tiny.scheduler(diffusers.LCMScheduler),
+        ),
+        note="the guidance scale is embedded: no unconditional rows",
+    ),
+    Case(
+        "LatentConsistencyModelImg2ImgPipeline",
+        text_to_image(
+            diffusers.LatentConsistencyModelImg2ImgPipeline,
+            {"time_cond_proj_dim": 32},
+            scheduler=tiny.scheduler(diffusers.LCMScheduler),
+        ),
+        IMAGE,
+    ),
+]
+
+ADDITIONS = [
+    Case("IP-Adapter", ip_adapter, {"ip_adapter_image_embeds": [torch.linspace(-1, 1, 64).view(2, 1, 32)]}),
+    Case("LoRA, loaded", lora, {"cross_attention_kwargs": {"scale": 0.5}}),
+    Case("LoRA, fused", lambda: lora(fuse=True)),
+    Case("LoRA, several adapters", lambda: lora(("one", "two"))),
+    Case(
+        "Textual inversion",
+        textual_inversion,
+        note="a learned token is a subject like any word, all its vectors together",
+        prompt="a <toy> and a frog",
+        subjects=["<toy>", "frog"],
+    ),
+]
+
+SECOND = "only the first model call of a step is guided: the second one goes back to the first one's sample"
+CORRECTOR = "guided steps are not corrected: the corrector would put the sample back"
+SCHEDULERS = [
+    Case("DDIMScheduler", scheduled(diffusers.DDIMScheduler)),
+    Case("DDPMScheduler", scheduled(diffusers.DDPMScheduler)),
+    Case(
+        "PNDMScheduler",
+        scheduled(diffusers.PNDMScheduler, skip_prk_steps=True, set_alpha_to_one=False),
+        note="N steps make N + 1 iterations, all guided, as in the published code; the move of the second one reaches "
+        "the model only",
+    ),
+    Case(
+        "PNDMScheduler, skip_prk_steps=False",
+        scheduled(diffusers.PNDMScheduler),
+        {"num_inference_steps": 6},
+        "only the first of the four model calls of a Runge-Kutta step is guided",
+    ),
+    Case("EulerDiscreteScheduler", scheduled(diffusers.EulerDiscreteScheduler)),
+    Case("EulerAncestralDiscreteScheduler", scheduled(diffusers.EulerAncestralDiscreteScheduler)),
+    Case("LMSDiscreteScheduler", scheduled(diffusers.LMSDiscreteScheduler)),
+    Case("HeunDiscreteScheduler", scheduled(diffusers.HeunDiscreteScheduler), note=SECOND),
+    Case("KDPM2DiscreteScheduler", scheduled(diffusers.KDPM2DiscreteScheduler), note=SECOND),
+    Case("KDPM2AncestralDiscreteScheduler", scheduled(diffusers.KDPM2AncestralDiscreteScheduler), note=SECOND),
+    Case("DPMSolverMultistepScheduler", scheduled(diffusers.DPMSolverMultistepScheduler), note="DPM++ 2M"),
+    Case(
+        "DPMSolverMultistepScheduler, Karras sigmas",
+        scheduled(diffusers.DPMSolverMultistepScheduler, use_karras_sigmas=True),
+    ),
+    Case(
+        "DPMSolverMultistepScheduler, sde-dpmsolver++",
+        scheduled(diffusers.DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
+    ),
+    Case(
+        "DPMSolverSinglestepScheduler",
+        scheduled(diffusers.DPMSolverSinglestepScheduler, lower_order_final=True),
+        note="only calls of order 1 are guided: those of orders 2 and 3 go back to their sample",
+    ),
+    Case("UniPCMultistepScheduler", scheduled(diffusers.UniPCMultistepScheduler), note=CORRECTOR),
+    Case("DEISMultistepScheduler", scheduled(diffusers.DEISMultistepScheduler)),
+    Case("LCMScheduler", scheduled(diffusers.LCMScheduler)),
+    Case("TCDScheduler", scheduled(diffusers.TCDScheduler)),
+]
+
+HELPERS = [
+    Case("enable_attention_slicing", helped(lambda pipe: pipe.enable_attention_slicing(1))),
+    Case("vae.enable_tiling, vae.enable_slicing", helped(lambda p: (p.vae.enable_tiling(), p.vae.enable_slicing()))),
+    Case("enable_model_cpu_offload", helped(lambda pipe: pipe.enable_model_cpu_offload(device="cpu"))),
+    Case("enable_sequential_cpu_offload", helped(lambda pipe: pipe.enable_sequential_cpu_offload(device="cpu"))),
+    Case("enable_group_offload, leaf_level", helped(lambda pipe: group_offload(pipe, offload_type="leaf_level"))),
+    Case(
+        "enable_group_offload, block_level",
+        helped(lambda pipe: group_offload(pipe, offload_type="block_level", num_blocks_per_group=1)),
+    ),
+    Case(
+        "unet.enable_layerwise_casting",
+        helped(lambda p: p.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)),
+    ),
+    Case("unet.to(memory_format=channels_last)", helped(lambda p: p.unet.to(memory_format=torch.channels_last))),
+    Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
+]
+
+GROUPS = {
+    "Pipelines": PIPELINES,
+    "Adapters": ADDITIONS,
+    "Schedulers": SCHEDULERS,
+    "Helpers": HELPERS,
+}
+CASES = [case for group in GROUPS.values() for case in group]
+
+
+def support_matrix() -> str:
+    """The table of the README."""
+    rows = ["| works with | |", "| --- | --- |"]
+    for group, cases in GROUPS.items():
+        rows.append(f"| **{group}** | |")
+        rows += [f"| {_code(case.name)} | {case.note} |" for case in cases]
+    return "\n".join(rows)
+
+
+def _code(name: str) -> str:
+    return name if name.startswith(("IP-", "LoRA", "Textual")) else f"`{name}`"
+
+
+if __name__ == "__main__":
+    print(support_matrix())
