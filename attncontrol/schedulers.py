@@ -21,11 +21,10 @@ def starting_calls(scheduler: Any, calls: int) -> list[bool]:
     """For each of the next `calls` model calls, whether the scheduler's next sample starts from the one it is given.
 
     Solvers of higher order call the model again within one step and then go back to the sample that the step began
-    with: Heun, KDPM2 and DPM++ SDE (every second call), the Runge-Kutta phase of PNDM (three of four) and DPM
-    single-step (its orders 2 and 3). A move of the sample in such a call would be thrown away.
+    with: Heun, KDPM2 and DPM++ SDE in every second call, the Runge-Kutta phase of PNDM in three of four. A move of
+    the sample in such a call would be thrown away. (PNDM without that phase does so in its second call; it counts as
+    a step of its own, as in the published code of all methods.)
     """
-    if orders := getattr(scheduler, "order_list", None):  # DPM single-step
-        return [i == 0 or order == 1 for i, order in enumerate(orders[-calls:])]
     if getattr(scheduler, "prk_timesteps", None) is not None and not scheduler.config.skip_prk_steps:
         return [i >= len(scheduler.prk_timesteps) or i % 4 == 0 for i in range(calls)]
     return [i % scheduler.order == 0 for i in range(calls)]

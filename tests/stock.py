@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import accelerate
 import diffusers
 import numpy as np
 import torch
@@ -50,6 +51,18 @@ def pipeline(cls: type, unet: dict | None = None, **components: Any) -> Any:
     return pipe
 
 
+def xl_pipeline(cls: type, **components: Any) -> Any:
+    """A tiny pipeline of Stable Diffusion XL, likewise."""
+    pipe = cls(**{**shared_xl(), "unet": tiny.xl_unet(), **components})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@functools.cache
+def shared_xl() -> dict[str, Any]:
+    return {name: part for name, part in tiny.xl_components().items() if name != "unet"}
+
+
 @functools.cache
 def shared() -> dict[str, Any]:
     names = ("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor")
@@ -68,6 +81,12 @@ def randomised(module: torch.nn.Module, seed: int) -> Any:
 def controlnet(seed: int = 4) -> diffusers.ControlNetModel:
     return randomised(
         diffusers.ControlNetModel.from_unet(tiny.unet(), conditioning_embedding_out_channels=(8, 16)), seed
+    )
+
+
+def xl_controlnet() -> diffusers.ControlNetModel:
+    return randomised(
+        diffusers.ControlNetModel.from_unet(tiny.xl_unet(), conditioning_embedding_out_channels=(8, 16)), seed=4
     )
 
 
@@ -103,8 +122,8 @@ def lora_weights(unet: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     for name, module in unet.named_modules():
         if name.endswith((".to_q", ".to_k", ".to_v", ".to_out.0")):
             rows, columns = module.weight.shape
-            weights[f"unet.{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 2
-            weights[f"unet.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) / 2
+            weights[f"unet.{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 4
+            weights[f"unet.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) / 4
     return weights
 
 
@@ -237,6 +256,36 @@ PIPELINES = [
     ),
 ]
 
+XL_PIPELINES = [
+    Case("StableDiffusionXLPipeline", lambda: xl_pipeline(diffusers.StableDiffusionXLPipeline)),
+    Case("StableDiffusionXLImg2ImgPipeline", lambda: xl_pipeline(diffusers.StableDiffusionXLImg2ImgPipeline), IMAGE),
+    Case(
+        "StableDiffusionXLInpaintPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLInpaintPipeline),
+        {**INPAINT, "strength": 0.99},
+    ),
+    Case(
+        "StableDiffusionXLControlNetPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLControlNetPipeline, controlnet=xl_controlnet()),
+        {"image": picture()},
+    ),
+    Case(
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLControlNetImg2ImgPipeline, controlnet=xl_controlnet()),
+        {**IMAGE, "control_image": picture()},
+    ),
+    Case(
+        "StableDiffusionXLControlNetInpaintPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLControlNetInpaintPipeline, controlnet=xl_controlnet()),
+        {**INPAINT, "strength": 0.99, "control_image": picture()},
+    ),
+    Case(
+        "StableDiffusionXLPAGPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLPAGPipeline, pag_applied_layers="mid"),
+        PAG,
+    ),
+]
+
 ADDITIONS = [
     Case("IP-Adapter", ip_adapter, {"ip_adapter_image_embeds": [torch.linspace(-1, 1, 64).view(2, 1, 32)]}),
     Case("LoRA, loaded", lora, {"cross_attention_kwargs": {"scale": 0.5}}),
@@ -286,7 +335,7 @@ SCHEDULERS = [
     Case(
         "DPMSolverSinglestepScheduler",
         scheduled(diffusers.DPMSolverSinglestepScheduler, lower_order_final=True),
-        note="only calls of order 1 are guided: those of orders 2 and 3 go back to their sample",
+        note="calls of order 2 and 3 start from an earlier sample: about two thirds of a move made there last",
     ),
     Case("UniPCMultistepScheduler", scheduled(diffusers.UniPCMultistepScheduler), note=CORRECTOR),
     Case("DEISMultistepScheduler", scheduled(diffusers.DEISMultistepScheduler)),
@@ -298,7 +347,11 @@ HELPERS = [
     Case("enable_attention_slicing", helped(lambda pipe: pipe.enable_attention_slicing(1))),
     Case("vae.enable_tiling, vae.enable_slicing", helped(lambda p: (p.vae.enable_tiling(), p.vae.enable_slicing()))),
     Case("enable_model_cpu_offload", helped(lambda pipe: pipe.enable_model_cpu_offload(device="cpu"))),
-    Case("enable_sequential_cpu_offload", helped(lambda pipe: pipe.enable_sequential_cpu_offload(device="cpu"))),
+    Case(
+        "enable_sequential_cpu_offload",
+        helped(lambda pipe: accelerate.cpu_offload(pipe.unet, torch.device("cpu"))),
+        note="the guided pass holds the weights of its layers until its backward pass is done",
+    ),
     Case("enable_group_offload, leaf_level", helped(lambda pipe: group_offload(pipe, offload_type="leaf_level"))),
     Case(
         "enable_group_offload, block_level",
@@ -312,13 +365,23 @@ HELPERS = [
     Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
 ]
 
+COMPILED = [
+    Case(
+        "torch.compile(pipe.unet)",
+        text_to_image(),
+        note="the guided pass runs eagerly, the ordinary calls stay compiled",
+    ),
+    Case("pipe.unet.compile()", text_to_image(), note="likewise; compile before `attach`"),
+    Case("pipe.unet.compile_repeated_blocks()", text_to_image(), note="likewise"),
+]
+
 GROUPS = {
-    "Pipelines": PIPELINES,
+    "Pipelines": PIPELINES + XL_PIPELINES,
     "Adapters": ADDITIONS,
     "Schedulers": SCHEDULERS,
     "Helpers": HELPERS,
+    "Compiled": COMPILED,
 }
-CASES = [case for group in GROUPS.values() for case in group]
 
 
 def support_matrix() -> str:

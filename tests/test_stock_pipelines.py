@@ -1,13 +1,18 @@
 """`attach` with the stock pipelines, schedulers and helpers of diffusers: every row of the table in tests/stock.py."""
 
+import functools
+
+import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch._dynamo.testing import CompileCounter
 
 from attncontrol import AttendAndExcite, attach
 from tests import stock, tiny
 
-CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=100)
+CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=300)
+CASES = [*stock.PIPELINES, *stock.XL_PIPELINES, *stock.ADDITIONS, *stock.SCHEDULERS, *stock.HELPERS]
 
 
 def run(pipe, case, **arguments):
@@ -15,20 +20,115 @@ def run(pipe, case, **arguments):
     return pipe(case.prompt, generator=torch.Generator().manual_seed(0), **call).images
 
 
-@pytest.mark.parametrize("case", stock.CASES, ids=lambda case: case.name)
+def controlled(pipe, case, control=CONTROL):
+    return attach(pipe, control, prompt=case.prompt, subjects=case.subjects)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_control_acts_and_leaves_no_trace(case):
     pipe = case.build()
     plain = run(pipe, case)
     before = tiny.state(pipe)
-    with attach(pipe, 0 * CONTROL, prompt=case.prompt, subjects=case.subjects):
+    with controlled(pipe, case, 0 * CONTROL):
         assert torch.equal(run(pipe, case), plain), "weight 0 changes nothing"
-    with attach(pipe, CONTROL, prompt=case.prompt, subjects=case.subjects) as control:
-        controlled = run(pipe, case)
+    with controlled(pipe, case) as control:
+        guided = run(pipe, case)
     assert tiny.state(pipe) == before
     assert torch.equal(run(pipe, case), plain)
     steps = control.record.images[0].steps
     assert steps[0].moved and steps[0].refinements == 1
     losses = steps[0].losses["attend-and-excite"]
     assert losses[1] < losses[0]
-    assert torch.isfinite(controlled).all()
-    assert (controlled - plain).norm() > 1e-2 * plain.norm()
+    assert torch.isfinite(guided).all()
+    assert (guided - plain).norm() > 1e-2 * plain.norm()
+
+
+class DDIMAt(DDIMScheduler):
+    """DDIM that visits one given timestep."""
+
+    only: float
+
+    def set_timesteps(self, *args, **kwargs):
+        super().set_timesteps(*args, **kwargs)
+        self.timesteps = torch.as_tensor(self.only).reshape(1)
+
+    def step(self, model_output, timestep, sample, eta=0.0, generator=None, return_dict=True):
+        return (sample,)
+
+
+@pytest.mark.parametrize("case", stock.SCHEDULERS, ids=lambda case: case.name)
+def test_the_first_update_is_that_of_ddim(case, monkeypatch):
+    """At equal model input and timestep, input and sample move as with DDIM, the sample in its scheduler's scale."""
+    pipe = case.build()
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    model_input, sample = first_moves(pipe, case, noise, monkeypatch)
+    DDIMAt.only = pipe.scheduler.timesteps[0]
+    pipe.scheduler = tiny.scheduler(DDIMAt)
+    reference, _ = first_moves(pipe, case, noise, monkeypatch)
+    assert reference.abs().max() > 1e-3
+    torch.testing.assert_close(model_input, reference, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(sample, reference, rtol=2e-3, atol=2e-4)
+
+
+def first_moves(pipe, case, noise, monkeypatch):
+    """How far the first step moves the model's input and, scaled like it, the scheduler's sample, from `noise`."""
+    scheduler = pipe.scheduler
+    scheduler.set_timesteps(4)
+    scale = scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0])
+    inputs, samples = [], []
+    step = type(scheduler).step
+
+    @functools.wraps(step)
+    def recording_step(self, model_output, timestep, sample, *args, **kwargs):
+        samples.append(sample)
+        return step(self, model_output, timestep, sample, *args, **kwargs)
+
+    def record_input(module, args, kwargs):
+        inputs.append(kwargs["sample"] if "sample" in kwargs else args[0])
+
+    monkeypatch.setattr(type(scheduler), "step", recording_step)
+    with controlled(pipe, case, AttendAndExcite(thresholds={}, step_size=300)):
+        handle = pipe.unet.register_forward_pre_hook(record_input, with_kwargs=True)
+        run(pipe, case, latents=noise / scale / scheduler.init_noise_sigma)
+    handle.remove()
+    monkeypatch.setattr(type(scheduler), "step", step)
+    ordinary = next(sample for sample in inputs if sample.shape[0] == 2)
+    return ordinary[1:] - noise, samples[0] * scale - noise
+
+
+COMPILE = {
+    "torch.compile(pipe.unet)": lambda pipe, **how: setattr(pipe, "unet", torch.compile(pipe.unet, **how)),
+    "pipe.unet.compile()": lambda pipe, **how: pipe.unet.compile(**how),
+    "pipe.unet.compile_repeated_blocks()": lambda pipe, **how: pipe.unet.compile_repeated_blocks(**how),
+}
+
+
+@pytest.mark.parametrize("case", stock.COMPILED, ids=lambda case: case.name)
+def test_a_compiled_denoiser_stays_compiled(case):
+    pipe, counter = case.build(), CompileCounter()
+    with controlled(pipe, case):
+        expected = run(pipe, case)
+    torch.compiler.reset()
+    COMPILE[case.name](pipe, backend=counter)
+    run(pipe, case)
+    before, compiled = tiny.state(pipe), counter.frame_count
+    assert compiled > 0
+    with controlled(pipe, case):
+        guided = run(pipe, case)
+    assert counter.frame_count == compiled, "nothing had to be compiled again"
+    assert tiny.state(pipe) == before
+    torch.testing.assert_close(guided, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_batches_of_another_layout_are_refused():
+    case = stock.Case("", lambda: None, {"image": [stock.picture()] * 2, "num_images_per_prompt": 1})
+    pipe = stock.pipeline(diffusers.StableDiffusionInstructPix2PixPipeline, {"in_channels": 8})
+    with controlled(pipe, case), pytest.raises(ValueError, match=r"InstructPix2Pix.*batch of 3 that is not 2 copies"):
+        run(pipe, case, image=stock.picture())
+
+
+def test_pipelines_that_do_not_tell_their_guidance_are_refused():
+    parts = tiny.components(low_res_scheduler=tiny.scheduler(DDPMScheduler))
+    pipe = diffusers.StableDiffusionUpscalePipeline(**parts)
+    with pytest.raises(ValueError, match=r"StableDiffusionUpscalePipeline.*do_classifier_free_guidance"):
+        attach(pipe, CONTROL, prompt=stock.PROMPT)
