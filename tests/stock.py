@@ -365,22 +365,11 @@ HELPERS = [
     Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
 ]
 
-COMPILED = [
-    Case(
-        "torch.compile(pipe.unet)",
-        text_to_image(),
-        note="the guided pass runs eagerly, the ordinary calls stay compiled",
-    ),
-    Case("pipe.unet.compile()", text_to_image(), note="likewise; compile before `attach`"),
-    Case("pipe.unet.compile_repeated_blocks()", text_to_image(), note="likewise"),
-]
-
 GROUPS = {
     "Pipelines": PIPELINES + XL_PIPELINES,
     "Adapters": ADDITIONS,
     "Schedulers": SCHEDULERS,
     "Helpers": HELPERS,
-    "Compiled": COMPILED,
 }
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import attncontrol
 from attncontrol import method_classes
 from attncontrol.cli import app
+from tests import stock
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +34,10 @@ def test_the_table_of_methods_is_that_of_the_registry():
     ]
     table = README.split("<!-- methods -->")[1].split("\n\n")[0]
     assert table.strip().splitlines()[2:] == rows
+
+
+def test_the_support_matrix_is_what_is_tested():
+    assert README.split("<!-- support -->")[1].split("\n\n")[0].strip() == stock.support_matrix()
 
 
 @pytest.mark.parametrize("command", commands())

@@ -2,11 +2,9 @@
 
 import functools
 
-import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
-from torch._dynamo.testing import CompileCounter
+from diffusers import DDIMScheduler
 
 from attncontrol import AttendAndExcite, attach
 from tests import stock, tiny
@@ -94,41 +92,3 @@ def first_moves(pipe, case, noise, monkeypatch):
     monkeypatch.setattr(type(scheduler), "step", step)
     ordinary = next(sample for sample in inputs if sample.shape[0] == 2)
     return ordinary[1:] - noise, samples[0] * scale - noise
-
-
-COMPILE = {
-    "torch.compile(pipe.unet)": lambda pipe, **how: setattr(pipe, "unet", torch.compile(pipe.unet, **how)),
-    "pipe.unet.compile()": lambda pipe, **how: pipe.unet.compile(**how),
-    "pipe.unet.compile_repeated_blocks()": lambda pipe, **how: pipe.unet.compile_repeated_blocks(**how),
-}
-
-
-@pytest.mark.parametrize("case", stock.COMPILED, ids=lambda case: case.name)
-def test_a_compiled_denoiser_stays_compiled(case):
-    pipe, counter = case.build(), CompileCounter()
-    with controlled(pipe, case):
-        expected = run(pipe, case)
-    torch.compiler.reset()
-    COMPILE[case.name](pipe, backend=counter)
-    run(pipe, case)
-    before, compiled = tiny.state(pipe), counter.frame_count
-    assert compiled > 0
-    with controlled(pipe, case):
-        guided = run(pipe, case)
-    assert counter.frame_count == compiled, "nothing had to be compiled again"
-    assert tiny.state(pipe) == before
-    torch.testing.assert_close(guided, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_batches_of_another_layout_are_refused():
-    case = stock.Case("", lambda: None, {"image": [stock.picture()] * 2, "num_images_per_prompt": 1})
-    pipe = stock.pipeline(diffusers.StableDiffusionInstructPix2PixPipeline, {"in_channels": 8})
-    with controlled(pipe, case), pytest.raises(ValueError, match=r"InstructPix2Pix.*batch of 3 that is not 2 copies"):
-        run(pipe, case, image=stock.picture())
-
-
-def test_pipelines_that_do_not_tell_their_guidance_are_refused():
-    parts = tiny.components(low_res_scheduler=tiny.scheduler(DDPMScheduler))
-    pipe = diffusers.StableDiffusionUpscalePipeline(**parts)
-    with pytest.raises(ValueError, match=r"StableDiffusionUpscalePipeline.*do_classifier_free_guidance"):
-        attach(pipe, CONTROL, prompt=stock.PROMPT)
