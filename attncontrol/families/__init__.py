@@ -19,7 +19,8 @@ def family_of(pipe: Any) -> UNetFamily:
             f"{name} cannot be controlled: it has {found}, and attncontrol needs a pipeline around a "
             "UNet2DConditionModel (Stable Diffusion 1.x, 2.x or XL)"
         )
-    if not hasattr(type(pipe), "do_classifier_free_guidance"):
+    # asked of the class: before its first call a pipeline cannot answer the property itself
+    if not hasattr(type(pipe), "do_classifier_free_guidance") and "do_classifier_free_guidance" not in vars(pipe):
         raise ValueError(
             f"{name} cannot be controlled: it has no property do_classifier_free_guidance, which says whether "
             "the denoiser's batch holds unconditional rows"
