@@ -10,7 +10,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from attncontrol.compiled import run_before
 from attncontrol.cost import Memory
 from attncontrol.engine import Engine, Subject
 from attncontrol.families import UNetFamily, family_of
@@ -122,13 +121,13 @@ class AttentionControl:
         if "step" in vars(scheduler):
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
         self._scheduler = scheduler
-        self._detach = run_before(self._family.called, self._before_denoiser)
+        self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
         scheduler.step = self._moving_step(scheduler.step)
         scheduler.set_timesteps = self._starting(scheduler.set_timesteps)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._detach()
+        self._handle.remove()
         for name in ("step", "set_timesteps"):
             vars(self._scheduler).pop(name, None)
 
@@ -156,7 +155,7 @@ class AttentionControl:
 
         return wrapper
 
-    def _before_denoiser(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if self._inside:
             return args, kwargs
         if self.pipe.scheduler is not self._scheduler:

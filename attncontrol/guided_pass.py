@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from attncontrol.capture import Capture, ForwardTruncated, plain_attention
-from attncontrol.compiled import eager
 from attncontrol.families import UNetFamily
 from attncontrol.maps import AttentionMaps, Layer, LayerMap
 
@@ -60,7 +59,7 @@ class GuidedPass:
         capture = Capture({layer.name: modules[layer.name] for layer in self.layers})
         denoiser = self.family.denoiser
         unperturbed = plain_attention([modules[name] for name in self.family.perturbed_layers()])
-        with _frozen(denoiser), self._checkpointing(), eager(denoiser), unperturbed, capture.installed():
+        with _frozen(denoiser), self._checkpointing(), unperturbed, capture.installed():
             with suppress(ForwardTruncated), _lasting_weights(denoiser):
                 denoiser(**call)
             yield leaf, self._maps(capture, len(rows))

@@ -220,6 +220,17 @@ def test_unsupported_pipelines_are_named():
         attach(Other(), "attend-and-excite", prompt=PROMPT)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_compiled_denoisers_are_refused(in_place):
+    pipe = tiny.stable_diffusion()
+    if in_place:
+        pipe.unet.compile()
+    else:
+        pipe.unet = torch.compile(pipe.unet)
+    with pytest.raises(ValueError, match=r"compiled by torch\.compile.*_orig_mod"):
+        attach(pipe, "attend-and-excite", prompt="a cat and a frog")
+
+
 def test_unknown_memory_mode(stock):
     with pytest.raises(ValueError, match="'auto', 'fast' or 'low'"):
         attach(stock, QUICK, prompt=PROMPT, memory="tiny")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from attncontrol.compiled import uncompiled
+from torch import nn
+
 from attncontrol.families.unet import UNetFamily
 from attncontrol.families.xl import XLFamily
 
 
 def family_of(pipe: Any) -> UNetFamily:
     """The family of a diffusers pipeline. Raises ValueError for one that cannot be controlled."""
-    denoiser = uncompiled(getattr(pipe, "unet", None))
+    denoiser = getattr(pipe, "unet", None)
     name = type(pipe).__name__
+    if _is_compiled(denoiser):
+        raise ValueError(
+            f"the UNet of this {name} is compiled by torch.compile, which hides its attention layers: use the module "
+            "it was compiled from (pipe.unet._orig_mod, or a pipeline loaded afresh); other parts may stay compiled"
+        )
     if type(denoiser).__name__ != "UNet2DConditionModel":
         found = type(denoiser).__name__ if denoiser is not None else "no UNet"
         raise ValueError(
@@ -26,3 +32,9 @@ def family_of(pipe: Any) -> UNetFamily:
             "the denoiser's batch holds unconditional rows"
         )
     return XLFamily(pipe) if hasattr(pipe, "tokenizer_2") else UNetFamily(pipe)
+
+
+def _is_compiled(denoiser: Any) -> bool:
+    """Whether `torch.compile` wraps the module, or it or a part of it was compiled in place."""
+    parts = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+    return hasattr(denoiser, "_orig_mod") or any(part._compiled_call_impl is not None for part in parts)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attncontrol.compiled import uncompiled
 from attncontrol.maps import PLACES, Layer, Place, Size
 
 BLOCKS: dict[str, Place] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
@@ -22,8 +21,7 @@ class UNetFamily:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.called: nn.Module = pipe.unet
-        self.denoiser = uncompiled(pipe.unet)
+        self.denoiser = pipe.unet
         self._signature = inspect.signature(type(self.denoiser).forward)
 
     @property

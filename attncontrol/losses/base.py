@@ -34,7 +34,7 @@ def option(default: Any, help: str, at_least: float | None = None) -> Any:
 class Context:
     """All that a method may know of one image at one sampling step, besides the maps.
 
-    `index` counts the denoiser's iterations from 0, `count` is their number (51 for PNDM with 50 steps).
+    `index` counts the solver's steps from 0, `count` is their number (51 for PNDM with 50 steps).
     `refinements` counts the moves already made in this step, `carry` is what the method's last evaluation of the
     previous guided step left (None at first), `drop_padding` whether the text encoder's end-of-text and padding
     positions are better left out of a softmax over tokens (2.x text encoders; A&E, section 10).
