@@ -185,7 +185,7 @@ def test_twenty_kills_of_a_run_of_two_hundred_jobs(tmp_path):
     kept: dict[str, int] = {}
     for _ in range(20):
         before = len(list(output.glob("images/*.json")))
-        process = FORK.Process(target=run, args=([prompts], output), kwargs={"maker": StandIn(seconds=0.01)})
+        process = FORK.Process(target=run, args=([prompts], output), kwargs={"maker": StandIn(seconds=0.03)})
         process.start()
         deadline = time.monotonic() + 120
         while process.is_alive() and len(list(output.glob("images/*.json"))) <= before:
