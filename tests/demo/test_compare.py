@@ -1,8 +1,11 @@
 """The Compare tab in a real browser."""
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
+
+pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
 expect.set_options(timeout=PATIENCE)
 
