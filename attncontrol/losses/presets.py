@@ -1,4 +1,4 @@
-"""Named combinations of methods. Which ones, and how they compare, was measured: see the README's table of methods."""
+"""Named combinations of methods. How `auto` was chosen, and how it did afterwards: README, the bundled model."""
 
 from __future__ import annotations
 
