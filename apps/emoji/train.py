@@ -88,7 +88,7 @@ def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
         dist.init_process_group("gloo")
     encoder = CLIPModel.from_pretrained(args.workdir / "clip").text_model.to(device)
     tokenizer = CLIPTokenizer.from_pretrained(args.workdir / "clip")
-    trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths))
+    trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths), args.bf16)
     if (args.workdir / "unet.pt").exists():
         trainer.load(args.workdir / "unet.pt")
     sets = [load_latents(args.workdir, name) for name in args.data]
@@ -165,6 +165,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800, help="time to spend on this stage (all: on the UNet)")
     parser.add_argument(
         "--data", choices=["clean", "noisy"], nargs="+", default=["clean", "noisy"], help="unet, decay: captions"
+    )
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="unet, decay: mixed precision; for GPUs and for CPUs with avx512_bf16 (1.6 times as fast), a loss elsewhere",
     )
     parser.add_argument("--widths", type=int, nargs=2, default=(48, 128), help="channels of the UNet's two levels")
     parser.add_argument("--state", default="unet.pt", help="export: training state in the work folder")
