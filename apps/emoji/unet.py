@@ -129,7 +129,7 @@ def share_of(seconds: float, started: float) -> float:
 class Trainer:
     """State of a run: model, EMA, optimizer, step and random generator, saved and restored as one file."""
 
-    def __init__(self, conditioner: Conditioner, device: str, widths: tuple[int, ...], bf16: bool) -> None:
+    def __init__(self, conditioner: Conditioner, device: str, widths: tuple[int, ...], bf16: bool = False) -> None:
         torch.manual_seed(0)
         self.device, self.conditioner, self.bf16 = device, conditioner, bf16
         self.unet = build_unet(widths).to(device)
