@@ -2,10 +2,11 @@
 
     python -m apps.benchmark_faithfulness --sample 20 --seeds 2 --output outputs/faithfulness
 
-Every method draws the same prompts with the same seeds. An image succeeds if every named object is there, in the right
-colour where one is named; layout methods get a box for each object, and it must have its centre there. Plain sampling
-may also draw as many images as take the time of a method's one, of which the oracle picks the best. Results are kept
-image by image: the same command goes on where it stopped, and further methods, seeds and prompts can be added.
+Every method draws the same prompts from the same noise, which differs from prompt to prompt. An image succeeds if every
+named object is there, in the right colour where one is named; layout methods get a box for each object, and it must
+have its centre there. Plain sampling may also draw as many images as take the time of a method's one, of which the
+oracle picks the best. Results are kept image by image: the same command goes on where it stopped, and further methods,
+seeds and prompts can be added.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import json
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,11 @@ def needs_layout(methods: MethodSum) -> bool:
     return any(method.needs_layout for _, method in methods.parts)
 
 
+def noise_seed(prompt: str, seed: int) -> int:
+    """Seed of the initial noise: a checksum of prompt and seed, so that the prompts of one seed do not share it."""
+    return zlib.crc32(f"{seed} {prompt}".encode())
+
+
 def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampling: Sampling) -> list[Result]:
     """One batch of images of one method, judged."""
     prompts = [prompt for prompt, _ in cases]
@@ -63,7 +70,7 @@ def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampli
         layout=layouts,
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
-        generator=[torch.Generator().manual_seed(seed) for _, seed in cases],
+        generator=[torch.Generator().manual_seed(noise_seed(*case)) for case in cases],
     ).images
     seconds = (time.perf_counter() - start) / len(cases)
     return [

@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument(
         "--bf16",
         action="store_true",
-        help="unet, decay: mixed precision; for GPUs and for CPUs with avx512_bf16 (1.6 times as fast), a loss elsewhere",
+        help="unet, decay: mixed precision; for GPUs and CPUs with avx512_bf16 (1.6 times as fast), a loss elsewhere",
     )
     parser.add_argument("--widths", type=int, nargs=2, default=(48, 128), help="channels of the UNet's two levels")
     parser.add_argument("--state", default="unet.pt", help="export: training state in the work folder")

@@ -42,3 +42,9 @@ def test_the_benchmark_reports_resumes_and_grows(run, tmp_path, monkeypatch):
 def test_unknown_methods_are_explained(run):
     with pytest.raises(ValueError, match="did you mean 'syngen'"):
         run("--methods", "synge")
+
+
+def test_no_two_prompts_or_seeds_share_their_noise():
+    cases = [("a cat and a frog", 0), ("a cat and a frog", 1), ("a cat and a dog", 0), ("a cat and a dog", 1)]
+    assert len({benchmark_faithfulness.noise_seed(*case) for case in cases}) == 4
+    assert benchmark_faithfulness.noise_seed("a cat", 0) == 1474040931
