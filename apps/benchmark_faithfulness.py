@@ -2,7 +2,7 @@
 
     python -m apps.benchmark_faithfulness --sample 20 --seeds 2 --output outputs/faithfulness
 
-Every method draws the same prompts from the same noise, which differs from prompt to prompt. An image succeeds if every
+Every method draws the same prompts from the same noise, which differs between prompts. An image succeeds if every
 named object is there, in the right colour where one is named; layout methods get a box for each object, and it must
 have its centre there. Plain sampling may also draw as many images as take the time of a method's one, of which the
 oracle picks the best. Results are kept image by image: the same command goes on where it stopped, and further methods,
