@@ -29,8 +29,9 @@ from transformers import CLIPModel, CLIPTokenizer
 from attncontrol.evaluation import oracle
 from attncontrol.models import resolve
 
-from . import dataset, export, latents, oracle_training, text, unet, vae
+from . import dataset, export, grounding, latents, oracle_training, text, unet, vae
 from .captions import Noise
+from .scenes import Placed
 from .vocabulary import COLOURS, NAMES
 
 
@@ -69,16 +70,27 @@ def stage_text(args: argparse.Namespace) -> None:
     tokenizer.save_pretrained(args.workdir / "clip")
 
 
-def load_latents(workdir: Path, name: str = "noisy") -> tuple[torch.Tensor, list[str]]:
-    """Latents (float16) and captions of a data set; computed once."""
-    images, captions, _ = dataset.load(workdir / "data" / name)
+def load_latents(workdir: Path, name: str = "noisy") -> tuple[torch.Tensor, list[str], list[list[Placed]]]:
+    """Latents (float16; computed once), captions and placed things of a data set."""
+    images, captions, placed = dataset.load(workdir / "data" / name)
     path, space_path = workdir / f"latents_{name}.pt", workdir / export.LATENT_SPACE
     if not path.exists():
         space = load_file(space_path) if space_path.exists() else latents.fit(images[:8000])
         encoded = [latents.encode(images[i : i + 4000], space).half() for i in range(0, len(images), 4000)]
         save_file(space, space_path)
         torch.save(torch.cat(encoded), path)
-    return torch.load(path, weights_only=True), captions
+    return torch.load(path, weights_only=True), captions, placed
+
+
+def load_scenes(workdir: Path, names: list[str], tokenizer: CLIPTokenizer) -> unet.Batch:
+    """All scenes of some data sets, ready for the denoiser."""
+    word_ids = {word: tokenizer(word).input_ids[1] for word in (*NAMES, *COLOURS)}
+    sets = [load_latents(workdir, name) for name in names]
+    return unet.Batch(
+        torch.cat([rows for rows, _, _ in sets]),
+        [caption for _, captions, _ in sets for caption in captions],
+        torch.cat([grounding.pack(placed, word_ids) for _, _, placed in sets]),
+    )
 
 
 def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
@@ -91,9 +103,7 @@ def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
     trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths), args.bf16)
     if (args.workdir / "unet.pt").exists():
         trainer.load(args.workdir / "unet.pt")
-    sets = [load_latents(args.workdir, name) for name in args.data]
-    rows, captions = torch.cat([rows for rows, _ in sets]), [text for _, captions in sets for text in captions]
-    unet.run(trainer, rows, captions, args.workdir, args.seconds, decay)
+    unet.run(trainer, load_scenes(args.workdir, args.data, tokenizer), args.workdir, args.seconds, decay)
 
 
 def reporter(path: Path):

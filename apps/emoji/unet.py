@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from . import text
+from . import grounding, text
 from .latents import LATENT_SIZE
 from .vocabulary import COLOURS, NAMES
 
@@ -73,7 +74,10 @@ class Conditioner:
         ids = text.tokenize(self.tokenizer, captions)
         return self.encoder(ids.to(self.encoder.device)).last_hidden_state, ids
 
-    def __call__(self, captions: list[str], generator: torch.Generator) -> torch.Tensor:
+    def __call__(
+        self, captions: list[str], generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Text states (N, 77, width), token ids (N, 77), and which slots hold the name of a thing or a colour."""
         states, ids = self.encode(captions)
         chance = torch.rand(3, len(captions), 1, generator=generator)
         end = ids == self.tokenizer.eos_token_id
@@ -81,7 +85,8 @@ class Conditioner:
         neutral = (chance[0] < EMPTY) | padding | (end & (chance[1] < EMPTY_END))
         neutral |= ~end & ~self.content[ids] & (chance[2] < DROP_FUNCTION)
         states[end] = states[end].roll(1, 0)  # no caption keeps its own end, so that nothing can be read from it
-        return torch.where(neutral[..., None].to(states.device), self.empty, states)
+        states = torch.where(neutral[..., None].to(states.device), self.empty, states)
+        return states, ids, self.content[ids] & ~neutral
 
 
 def draw_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -126,6 +131,19 @@ def share_of(seconds: float, started: float) -> float:
     return float(passed)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Scenes: latents (N, 4, 16, 16), captions, and the things shown as `grounding.pack` has them."""
+
+    latents: torch.Tensor
+    captions: list[str]
+    things: torch.Tensor
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        index = torch.as_tensor(rows)
+        return Batch(self.latents[index], [self.captions[row] for row in rows], self.things[index])
+
+
 class Trainer:
     """State of a run: model, EMA, optimizer, step and random generator, saved and restored as one file."""
 
@@ -133,8 +151,7 @@ class Trainer:
         torch.manual_seed(0)
         self.device, self.conditioner, self.bf16 = device, conditioner, bf16
         self.unet = build_unet(widths).to(device)
-        if bf16 and device == "cpu":
-            self.unet.set_attn_processor(AttnProcessor())  # torch's own attention is slow there: 47 samples/s, not 69
+        self.maps = grounding.record(self.unet)
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), LEARNING_RATE, (0.9, 0.995), weight_decay=0.01)
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.ema.to(device)
@@ -142,31 +159,34 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(process_rank())
         self.step = 0
 
-    def loss(self, latents: torch.Tensor, captions: list[str], generator: torch.Generator) -> torch.Tensor:
-        """Mean squared error of the predicted velocity."""
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of the predicted velocity, and the grounding loss of the attention maps."""
+        latents = batch.latents.float().to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         timesteps = draw_timesteps(len(latents), generator).to(self.device)
-        states = self.conditioner(captions, generator).to(self.device)
-        latents = latents.to(self.device)
+        states, ids, words = (x.to(self.device) for x in self.conditioner(batch.captions, generator))
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
+        self.maps.clear()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             predicted = self.unet(noisy, timesteps, states).sample
-        return F.mse_loss(predicted.float(), target)
+        grounding_loss = grounding.grounding_loss(self.maps, ids, words, batch.things.to(self.device))
+        return F.mse_loss(predicted.float(), target), grounding_loss
 
-    def update(self, latents: torch.Tensor, captions: list[str], decayed: float = 0.0) -> float:
+    def update(self, batch: Batch, decayed: float = 0.0) -> tuple[float, float]:
+        """One step of the optimizer; returns both losses."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, decayed)
-        loss = self.loss(latents, captions, self.generator)
+        losses = self.loss(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (losses[0] + grounding.WEIGHT * losses[1]).backward()
         if process_count() > 1:
             average_gradients([*self.unet.parameters()])
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         self.ema.step(self.unet.parameters())
         self.step += 1
-        return float(loss.detach())
+        return losses[0].item(), losses[1].item()
 
     def save(self, path: Path) -> None:
         state = {
@@ -194,20 +214,19 @@ class Trainer:
             self.generator.set_state(state["generator"].cpu())
 
     @torch.no_grad()
-    def validation_loss(self, latents: torch.Tensor, captions: list[str]) -> float:
-        """Loss of the EMA weights on fixed pictures, noise and timesteps."""
+    def validation_losses(self, batch: Batch) -> list[float]:
+        """Both losses of the EMA weights on fixed pictures, noise and timesteps."""
         self.ema.store(self.unet.parameters())
         self.ema.copy_to(self.unet.parameters())
         generator = torch.Generator().manual_seed(5)
-        parts = [self.loss(latents[i : i + 64], captions[i : i + 64], generator) for i in range(0, len(latents), 64)]
+        parts = [self.loss(batch[range(i, i + 64)], generator) for i in range(0, len(batch.captions), 64)]
         self.ema.restore(self.unet.parameters())
-        return float(sum(parts) / len(parts))
+        return torch.tensor(parts).mean(0).tolist()
 
 
 def run(
     trainer: Trainer,
-    latents: torch.Tensor,
-    captions: list[str],
+    scenes: Batch,
     workdir: Path,
     seconds: float,
     decay: bool = False,
@@ -226,15 +245,15 @@ def run(
     first = process_rank() == 0
     with open(workdir / "unet_curve.jsonl", "a") as curve:
         while (passed := share_of(seconds, started)) < 1:
-            rows = rng.integers(held, len(latents), BATCH // process_count())
-            batch = latents[torch.from_numpy(rows)].float()
-            losses.append(trainer.update(batch, [captions[row] for row in rows], passed if decay else 0.0))
+            rows = rng.integers(held, len(scenes.captions), BATCH // process_count())
+            losses.append(trainer.update(scenes[rows], passed if decay else 0.0))
             seen += BATCH
             if first and trainer.step % 100 == 0:
-                record = {"step": trainer.step, "loss": round(float(np.mean(losses)), 5), "time": time.time()}
+                velocity, grounded = np.mean(losses, 0).round(5).tolist()
+                record = {"step": trainer.step, "loss": velocity, "grounding": grounded, "time": time.time()}
                 record["rate"] = round(seen / (time.time() - began), 1)
                 if trainer.step % 800 == 0:
-                    record["validation"] = round(trainer.validation_loss(latents[:held].float(), captions[:held]), 5)
+                    record["validation"] = trainer.validation_losses(scenes[range(held)])
                 print(json.dumps(record), file=curve, flush=True)
                 losses, began, seen = [], time.time(), 0
             if first and time.time() - saved > save_every:

@@ -77,7 +77,8 @@ def test_slot_dropout_leaves_content_words_alone(clip, tokenizer):
     conditioner = unet.Conditioner(clip.text_model, tokenizer)
     captions = ["a cat and a red bow", "a frog and a blue car"] * 400
     full, _ = conditioner.encode(captions[:2])
-    states = conditioner(captions, torch.Generator().manual_seed(0))[::2]
+    given, _, words = conditioner(captions, torch.Generator().manual_seed(0))
+    states = given[::2]
     kept = (states == full[0]).all(-1).float().mean(0)
     words = [2, 5, 6]  # cat, red, bow
     assert torch.allclose(kept[words], torch.tensor(0.9), atol=0.05)
@@ -99,16 +100,17 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(clip, tokenizer, tmp_path):
     def trainer():
         return unet.Trainer(unet.Conditioner(clip.text_model, tokenizer), "cpu", (16, 16))
 
-    data, captions = torch.randn(2, 4, 16, 16), ["a cat", "a dog and a bow"]
+    things = torch.full((2, 4, 6), -1, dtype=torch.int16)
+    batch = unet.Batch(torch.randn(2, 4, 16, 16), ["a cat", "a dog and a bow"], things)
     unbroken = trainer()
     for _ in range(2):
-        unbroken.update(data, captions)
+        unbroken.update(batch)
     unbroken.save(tmp_path / "state.pt")
-    expected = unbroken.update(data, captions)
+    expected = unbroken.update(batch)
     resumed = trainer()
     resumed.load(tmp_path / "state.pt")
     assert resumed.step == 2
-    assert resumed.update(data, captions) == pytest.approx(expected, rel=1e-4)
+    assert resumed.update(batch) == pytest.approx(expected, rel=1e-4)
     assert not list(tmp_path.glob("*.partial"))
 
 
