@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from attncontrol.layout import cell_masks
-from attncontrol.losses.base import Context, Evaluation, Method, option
+from attncontrol.losses.base import Context, Evaluation, option
+from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, Size, resoftmax, smooth, token_means
+from attncontrol.maps import AttentionMaps, Size, resoftmax, token_means
 
 
 def segregation_terms(maps: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def spread(maps: Tensor) -> Tensor:
     paper="Agarwal et al., ICCV 2023, arXiv 2306.14544",
 )
 @dataclass(frozen=True, kw_only=True)
-class AStar(Method):
+class AStar(DecayingStep, SmoothedMaps):
     """A-STAR, attention segregation and retention (Agarwal et al., ICCV 2023, arXiv 2306.14544).
 
     No code was published, so both variants are the same: the paper's two losses on every step, and this project's
@@ -85,12 +86,9 @@ class AStar(Method):
     boxes and masks take the place of the previous step's masks; a concept without any then has no retention.
     """
 
+    reference_padding: ClassVar[int | None] = None
+
     stop: float = option(1.0, "guide up to this fraction of sampling")
-    scale_range: tuple[float, float] = option(
-        (1.0, 0.5),
-        "the step size is multiplied by the root of a line from the first to the second over sampling",
-        at_least=0,
-    )
     segregation_weight: float = option(
         1.0, "weight of the term that keeps concepts apart; 0 switches it off", at_least=0
     )
@@ -107,9 +105,6 @@ class AStar(Method):
     normalize_eot: bool | None = option(
         None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
     )
-    smoothing: bool = option(True, "smooth the maps")
-    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
-    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that makes no sense."""
@@ -138,9 +133,7 @@ class AStar(Method):
         if self.normalization == "resoftmax":
             attention = resoftmax(attention, self.softmax_end(context, self.normalize_eot))
             words = [[i - 1 for i in word] for word in words]
-        maps = token_means(attention, list(words))
-        if self.smoothing:
-            maps = smooth(maps, self.kernel_size, self.sigma)
+        maps = self.smoothed(token_means(attention, list(words)))
         return spread(maps) if self.normalization == "minmax" else maps
 
     def masks(self, context: Context, size: Size) -> dict[int, Tensor]:
@@ -162,8 +155,7 @@ class AStar(Method):
 
     def plain_step_size(self, context: Context) -> float:
         """The decayed step size inside the window, 0 outside or without concepts."""
-        guides = self.guides(context) and self._concepts(context)
-        return self.decayed_step_size(context, self.scale_range) if guides else 0.0
+        return super().plain_step_size(context) if self._concepts(context) else 0.0
 
     def _concepts(self, context: Context) -> dict[int, tuple[int, ...]]:
         """Tokens of every entity's noun that owns any, by the entity's number."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attncontrol.losses.base import Context, Evaluation, Method, Refinement, at_iteration, option
+from attncontrol.losses.base import Context, Evaluation, Refinement, option
+from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, resoftmax, smooth, token_means
+from attncontrol.maps import AttentionMaps, resoftmax, token_means
 
 
 def attend_and_excite_loss(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +31,7 @@ def attend_and_excite_loss(maps: Tensor) -> tuple[Tensor, Tensor]:
     paper="Chefer et al., SIGGRAPH 2023, arXiv 2301.13826",
 )
 @dataclass(frozen=True, kw_only=True)
-class AttendAndExcite(Method):
+class AttendAndExcite(ThresholdRefinement, SmoothedMaps):
     """Attend-and-Excite (Chefer et al., SIGGRAPH 2023, arXiv 2301.13826).
 
     The default variant repairs the published code in three points: for text encoders of Stable Diffusion 2.x the
@@ -38,21 +39,6 @@ class AttendAndExcite(Method):
     of their maps instead of one subject per token; smoothing kernels other than 3 keep the size of the map.
     """
 
-    scale_range: tuple[float, float] = option(
-        (1.0, 0.5),
-        "the step size is multiplied by the root of a line from the first to the second over sampling",
-        at_least=0,
-    )
-    thresholds: dict[float, float] = option(
-        {0: 0.05, 0.2: 0.5, 0.4: 0.8},
-        "steps that refine until every subject's maximum reaches the value; a key below 1 is a fraction of "
-        "sampling, from 1 on an iteration",
-        at_least=0,
-    )
-    max_refinement_steps: int = option(20, "most refinement moves in one sampling step", at_least=0)
-    smoothing: bool = option(True, "smooth the maps before taking the maximum")
-    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
-    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
     softmax_scale: float = option(
         100.0,
         "factor on the probabilities before the softmax over tokens; smaller where maxima of 1 come too early",
@@ -71,10 +57,7 @@ class AttendAndExcite(Method):
     def subject_maps(self, attention: Tensor, context: Context) -> Tensor:
         """Prepared maps [subjects, height, width] from mean attention [height, width, positions] (sections 4, 5)."""
         probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot), self.softmax_scale)
-        maps = token_means(probabilities, self._channels(context))
-        if not self.smoothing:
-            return maps
-        return smooth(maps, self.kernel_size, self.sigma, padding=1 if self.variant == "reference" else None)
+        return self.smoothed(token_means(probabilities, self._channels(context)))
 
     def _channels(self, context: Context) -> list[list[int]]:
         words = [[i - 1 for i in entity.word.token_indices] for entity in context.prompt.entities]
@@ -82,20 +65,9 @@ class AttendAndExcite(Method):
 
     def plain_step_size(self, context: Context) -> float:
         """The decayed step size inside the window, 0 outside or without subjects (section 7)."""
-        guides = self.guides(context) and self._channels(context)
-        return self.decayed_step_size(context, self.scale_range) if guides else 0.0
+        return super().plain_step_size(context) if self._channels(context) else 0.0
 
     def refine(self, context: Context) -> Refinement:
-        """Move until the loss meets the threshold of this iteration (section 8).
-
-        The loss that is tested belongs to the latents before its move, so one move follows after success.
-        """
-        schedule = {at_iteration(key, context.count): value for key, value in self.thresholds.items()}
-        threshold = schedule.get(context.index)
-        if threshold is None or not self._channels(context):
-            return
-        loss = (yield 0.0).loss
-        for _ in range(self.max_refinement_steps):
-            if loss <= max(0.0, 1 - threshold):
-                return
-            loss = (yield self.decayed_step_size(context, self.scale_range)).loss
+        """Move until the loss meets the threshold of this iteration, if there are subjects (section 8)."""
+        if self._channels(context):
+            yield from super().refine(context)

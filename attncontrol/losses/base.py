@@ -166,12 +166,6 @@ class Method(ABC):
             last = max(last, first + 1)
         return first <= context.index < last
 
-    def decayed_step_size(self, context: Context, scale_range: tuple[float, float]) -> float:
-        """The base step times the root of a line between the two numbers over all iterations (A&E, section 7)."""
-        first, last = scale_range
-        fraction = context.index / max(context.count - 1, 1)
-        return self.base_step * math.sqrt(first + (last - first) * fraction)
-
     def softmax_end(self, context: Context, normalize_eot: bool | None) -> int:
         """The position a softmax over tokens stops before: the end of text, or else the last one (A&E, section 4).
 

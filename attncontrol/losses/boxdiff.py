@@ -11,10 +11,11 @@ from torch import Tensor
 
 from attncontrol.layout import Region, cell_box
 from attncontrol.layout.regions import Edges
-from attncontrol.losses.base import Context, Evaluation, Refinement, at_iteration, option
+from attncontrol.losses.base import Context, Evaluation, option
+from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, resoftmax, smooth, token_means
+from attncontrol.maps import AttentionMaps, resoftmax, token_means
 
 Cells = tuple[int, int, int, int]
 
@@ -83,7 +84,7 @@ def _near_edges(boxes: Sequence[Sequence[Cells]], axis: int, cells: int, width: 
     paper="Xie et al., ICCV 2023, arXiv 2307.10816",
 )
 @dataclass(frozen=True, kw_only=True)
-class BoxDiff(LayoutMethod):
+class BoxDiff(LayoutMethod, ThresholdRefinement, SmoothedMaps):
     """BoxDiff (Xie et al., ICCV 2023, arXiv 2307.10816).
 
     Works on the noun's map; several boxes of an entity are one region, which is an extension of the method.
@@ -96,25 +97,10 @@ class BoxDiff(LayoutMethod):
 
     reference_edges: ClassVar[Edges] = "nearest"
 
-    scale_range: tuple[float, float] = option(
-        (1.0, 0.5),
-        "the step size is multiplied by the root of a line from the first to the second over sampling",
-        at_least=0,
-    )
-    thresholds: dict[float, float] = option(
-        {0: 0.05, 0.2: 0.5, 0.4: 0.8},
-        "steps that refine until the mean of every box's strongest cells reaches the value; a key below 1 is a "
-        "fraction of sampling, from 1 on an iteration",
-        at_least=0,
-    )
-    max_refinement_steps: int = option(20, "most refinement moves in one sampling step", at_least=0)
     top_fraction: float = option(
         0.2, "share of the cells inside and outside that count, the strongest ones", at_least=0
     )
     corner_width: int = option(1, "how many cells around a box's edges the corner terms look at", at_least=0)
-    smoothing: bool = option(True, "smooth the maps")
-    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
-    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
     normalize_eot: bool | None = option(
         None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
     )
@@ -141,9 +127,7 @@ class BoxDiff(LayoutMethod):
         """The terms of every placed noun, from mean attention [height, width, positions]."""
         groups, regions = self._subjects(context)
         probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot))
-        maps = token_means(probabilities, groups)
-        if self.smoothing:
-            maps = smooth(maps, self.kernel_size, self.sigma, padding=1 if self.variant == "reference" else None)
+        maps = self.smoothed(token_means(probabilities, groups))
         size, repair = tuple(maps.shape[1:]), self.variant == "default"
         masks = torch.stack([self.cells(own, size).any(0) for own in regions])
         boxes = [[cell_box(r, size, edges="nearest", at_least_one=repair) for r in own] for own in regions]
@@ -155,22 +139,3 @@ class BoxDiff(LayoutMethod):
         if self.variant == "reference":
             words = [([i], regions) for word, regions in words for i in word]
         return [word for word, _ in words], [regions for _, regions in words]
-
-    def plain_step_size(self, context: Context) -> float:
-        """The decayed step size inside the window, 0 outside (section 12)."""
-        return self.decayed_step_size(context, self.scale_range) if self.guides(context) else 0.0
-
-    def refine(self, context: Context) -> Refinement:
-        """Move until the largest inner term meets the threshold of this iteration (section 12).
-
-        The value that is tested belongs to the latents before its move, so one move follows after success.
-        """
-        schedule = {at_iteration(key, context.count): value for key, value in self.thresholds.items()}
-        threshold = schedule.get(context.index)
-        if threshold is None:
-            return
-        worst = (yield 0.0).monitor
-        for _ in range(self.max_refinement_steps):
-            if worst <= max(0.0, 1 - threshold):
-                return
-            worst = (yield self.decayed_step_size(context, self.scale_range)).monitor

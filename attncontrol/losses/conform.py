@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attncontrol.losses.base import Context, Evaluation, Method, Refinement, at_iteration, option
+from attncontrol.losses.base import Context, Evaluation, Refinement, at_iteration, option
+from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, smooth
+from attncontrol.maps import AttentionMaps
 
 
 def nt_xent_terms(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
@@ -71,7 +72,7 @@ def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
     paper="Meral et al., CVPR 2024, arXiv 2312.06059",
 )
 @dataclass(frozen=True, kw_only=True)
-class Conform(Method):
+class Conform(DecayingStep, SmoothedMaps):
     """CONFORM (Meral et al., CVPR 2024, arXiv 2312.06059) with the settings of its published notebook.
 
     The function of the published code has other defaults: stop=0.5, softmax_normalize=True. The default variant
@@ -82,11 +83,6 @@ class Conform(Method):
     """
 
     stop: float = option(0.6, "guide up to this fraction of sampling")
-    scale_range: tuple[float, float] = option(
-        (1.0, 0.5),
-        "the step size is multiplied by the root of a line from the first to the second over sampling",
-        at_least=0,
-    )
     loss: Literal["ntxent", "contrastive", "ntxent_contrastive"] = option(
         "ntxent", "'ntxent_contrastive' is ntxent if the first group has several tokens, else contrastive"
     )
@@ -105,9 +101,6 @@ class Conform(Method):
     pieces: Literal["all", "first", "last"] = option("all", "which tokens of a word of several tokens take part")
     softmax_normalize: bool = option(False, "softmax over tokens before the maps are compared")
     softmax_normalize_attention_maps: bool = option(False, "softmax over the pixels of each map")
-    smoothing: bool = option(True, "smooth the maps before they are compared")
-    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
-    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
 
     def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
         """The contrastive loss; a constant 0 without positive or negative pairs."""
@@ -152,15 +145,12 @@ class Conform(Method):
         if self.softmax_normalize:
             kept = torch.softmax(scale * kept, dim=-1)
         maps = kept[..., [token - 1 for token in tokens]].movedim(-1, 0)
-        if self.smoothing:
-            maps = smooth(maps, self.kernel_size, self.sigma, padding=1 if self.variant == "reference" else None)
-        vectors = maps.flatten(1)
+        vectors = self.smoothed(maps).flatten(1)
         return torch.softmax(100 * vectors, dim=1) if self.softmax_normalize_attention_maps else vectors
 
     def plain_step_size(self, context: Context) -> float:
         """The decayed step size inside the window, 0 outside or without groups (section 5)."""
-        guides = self.guides(context) and self.groups(context)
-        return self.decayed_step_size(context, self.scale_range) if guides else 0.0
+        return super().plain_step_size(context) if self.groups(context) else 0.0
 
     def refine(self, context: Context) -> Refinement:
         """A fixed number of moves at the refining steps, inside the window or not, without a threshold (section 5).
@@ -171,7 +161,7 @@ class Conform(Method):
             return
         if self._refines(context):
             for _ in range(self.refinement_steps):
-                yield self.decayed_step_size(context, self.scale_range)
+                yield self.decayed_step_size(context)
         if not self.guides(context) and self._is_remembered(context):
             yield 0.0
 

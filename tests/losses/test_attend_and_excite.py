@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attncontrol.losses import AttendAndExcite, Evaluation
+from attncontrol.losses import AttendAndExcite
 from attncontrol.losses.attend_and_excite import attend_and_excite_loss
+from attncontrol.losses.base import Reading
 from attncontrol.maps import AttentionMaps, Layer, LayerMap
 from tests.golden import golden_cases
 from tests.losses.inputs import attentions, context, gradient, one_layer, random_attention
@@ -130,7 +131,7 @@ class Toy:
             if step_size:
                 losses.append(evaluation.loss.item())
             try:
-                step_size = generator.send(evaluation)
+                step_size = generator.send(Reading(evaluation.loss, evaluation.loss))
             except StopIteration:
                 break
         return losses
@@ -170,7 +171,7 @@ def test_refinement_ends_once_a_loss_is_no_larger_than_its_target(losses, moves)
     requests = [next(refinement)]
     with pytest.raises(StopIteration):
         for loss in losses:
-            requests.append(refinement.send(Evaluation(torch.tensor(loss))))
+            requests.append(refinement.send(Reading(loss, loss)))
     assert requests == [0.0] + [20.0] * moves
 
 

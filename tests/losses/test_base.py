@@ -102,12 +102,13 @@ def test_schedule_keys_are_fractions_below_one_and_iterations_from_one_on(positi
 @given(COUNTS)
 def test_decayed_step_size(count):
     method = AttendAndExcite(step_size=7)
-    sizes = [method.decayed_step_size(context(index=i, count=count), (1.0, 0.5)) for i in range(count)]
+    sizes = [method.decayed_step_size(context(index=i, count=count)) for i in range(count)]
     assert sizes[0] == 7
     assert sizes == sorted(sizes, reverse=True)
     if count > 1:
         assert sizes[-1] == pytest.approx(7 * math.sqrt(0.5))
-    assert method.decayed_step_size(context(index=count // 2, count=count), (1.0, 1.0)) == 7
+    level = AttendAndExcite(step_size=7, scale_range=(1.0, 1.0))
+    assert level.decayed_step_size(context(index=count // 2, count=count)) == 7
 
 
 def test_methods_add_up_with_their_weights():

@@ -225,7 +225,7 @@ def test_refinement_moves_a_fixed_number_of_times():
 
 def test_refinement_after_the_window_looks_at_the_step_before_it():
     method = Conform(stop=0.4, refine_at=(7,), refinement_steps=2)
-    step = method.decayed_step_size(context(index=7, count=10), method.scale_range)
+    step = method.decayed_step_size(context(index=7, count=10))
     assert {index: requests(method, index) for index in range(4, 10)} == {
         **{4: [], 5: [], 8: [], 9: []},
         6: [0.0],

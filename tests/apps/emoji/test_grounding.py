@@ -66,7 +66,7 @@ def test_recording_changes_no_output_and_keeps_the_chosen_layers():
 def test_the_maps_can_be_trained(scene, tokenizer):
     torch.manual_seed(0)
     trainer = unet.Trainer(unet.Conditioner(text.build_clip(tokenizer).text_model, tokenizer), "cpu", (16, 16))
-    batch = unet.Batch(torch.randn(8, 4, 16, 16), ["a cat and a red bow"] * 8, scene[1].expand(8, -1, -1))
+    batch = unet.Batch(torch.randn(2, 4, 16, 16), ["a cat and a red bow"] * 2, scene[1].expand(2, -1, -1))
     optimizer = torch.optim.Adam(trainer.unet.parameters(), 3e-3)
     losses = []
     for _ in range(30):
