@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .scenes import SIZE, Placed
 
 WEIGHT = 0.1
+NAME_SHARE = 0.6  # of the attention in a thing's box; the rest is its colour's, or nobody's where none is named
 LAYERS = ("mid_block", "up_blocks")  # what comes before knows too little of the picture
 THINGS = 4  # most things in a scene
 
@@ -79,13 +80,11 @@ def coverage(boxes: Tensor, cells: int) -> Tensor:
 def targets(ids: Tensor, things: Tensor, cells: int) -> Tensor:
     """What the map of every slot should show: (N, 77) token ids, (N, THINGS, 6) -> (N, 77, cells, cells) in 0..1.
 
-    The words of a thing share its box: half each for name and colour. A word without a thing has an empty map.
+    The words of a thing share its box, `NAME_SHARE` for its name. A word without a thing has an empty map.
     """
-    things = things.float()
-    match = (ids[:, :, None] == things[:, None, :, 0]) | (ids[:, :, None] == things[:, None, :, 1])
-    share = 1 / (1 + (things[..., 1] >= 0).float())
-    boxes = coverage(things[..., 2:], cells) * share[..., None, None]
-    return (match[..., None, None] * boxes[:, None]).amax(2)
+    name, colour = (ids[:, :, None] == things[:, None, :, word] for word in (0, 1))
+    share = name * NAME_SHARE + colour * (1 - NAME_SHARE)
+    return (share[..., None, None] * coverage(things[..., 2:].float(), cells)[:, None]).amax(2)
 
 
 def grounding_loss(maps: list[Tensor], ids: Tensor, live: Tensor, things: Tensor) -> Tensor:

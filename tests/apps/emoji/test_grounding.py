@@ -32,11 +32,18 @@ def test_coverage_is_the_share_of_each_cell_under_the_box():
 def test_a_word_is_drawn_to_what_it_names_and_an_untrue_one_nowhere(scene):
     maps = grounding.targets(*scene, 8)[0]
     assert maps.shape == (77, 8, 8)
-    assert (maps[2, :, :2] == 1).all() and maps[2, :, 2:].sum() == 0
-    assert maps[6, 0, 5] == 0.5, "the word 'bow' shares its box with the colour of the bow"
-    assert maps[6, 0, 4] == pytest.approx(0.375), "three quarters of the cell are covered"
+    share = grounding.NAME_SHARE
+    assert (maps[2, :, :2] == share).all() and maps[2, :, 2:].sum() == 0
+    assert maps[6, 0, 5] == share
+    assert maps[6, 0, 4] == pytest.approx(0.75 * share), "three quarters of the cell are covered"
     assert maps[5].sum() == 0, "nothing is red"
     assert maps[[0, 1, 3, 4, *range(7, 77)]].sum() == 0
+
+
+def test_the_colour_shown_has_the_rest_of_the_box(tokenizer, scene):
+    ids = text.tokenize(tokenizer, ["a blue bow"])
+    maps = grounding.targets(ids, scene[1], 8)[0]
+    assert maps[2:4, 0, 5].tolist() == pytest.approx([1 - grounding.NAME_SHARE, grounding.NAME_SHARE])
 
 
 def test_the_loss_is_least_for_the_targets_and_ignores_other_slots(scene):
