@@ -79,11 +79,17 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def extremes(lines: Sequence[Mapping[str, Any]], score: str, count: int) -> tuple[list, list]:
-    """The worst and the best images by a score; equal scores by file name."""
+    """The worst and the best images by a score, equal scores by file name.
+
+    None with the best score is among the worst, nor the other way round: successes do not fill up the failures.
+    """
     scored = [line for line in lines if line["scores"].get(score) is not None]
     ordered = sorted(scored, key=lambda line: (line["scores"][score], line["file_name"]))
+    values = [line["scores"][score] for line in ordered]
     count = min(count, len(ordered) // 2)
-    return ordered[:count], ordered[::-1][:count]
+    worst = [line for line, value in zip(ordered, values, strict=True) if value < values[-1]]
+    best = [line for line, value in zip(ordered, values, strict=True) if value > values[0]]
+    return worst[:count], best[::-1][:count]
 
 
 def _of_set(values: Mapping[Case, float], group: str) -> dict[Case, float]:

@@ -95,6 +95,14 @@ def test_scores_that_do_not_apply_are_left_out():
     assert extremes(lines, "score", 3) == ([], [])
 
 
+def test_successes_do_not_fill_up_the_failures():
+    lines = [{"file_name": f"{i}", "scores": {"right": float(i > 0)}} for i in range(8)]
+    worst, best = extremes(lines, "right", 3)
+    assert [line["file_name"] for line in worst] == ["0"]
+    assert [line["file_name"] for line in best] == ["7", "6", "5"]
+    assert extremes(lines[1:], "right", 3) == ([], [])
+
+
 def test_reports(folder):
     lines = [{**line, "run": ""} for line in score_folder(folder, [Brightness()])]
     lines[0]["prompt"] = "<script>alert(1)</script>"
