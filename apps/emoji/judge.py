@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from attncontrol.control import resolve_control
 from attncontrol.evaluation.oracle import Verdict, detect, verdict
+from attncontrol.families.unet import UNetFamily
 
+from .grounding import RecordingAttention
 from .prompts import Prompt
 
 STEPS = 30
@@ -46,7 +50,8 @@ def generate(
 ) -> list[Outcome]:
     """One picture per prompt, seeds from first_seed on; `alter` may change the text states (N, 77, width).
 
-    `record` reads the attention of the things' names; `call` goes to the pipeline (control, guidance_scale, ...).
+    `record` reads the attention of the things' names where Attend-and-Excite looks; `call` goes to the pipeline
+    (control, guidance_scale, ...).
     """
     outcomes = []
     for start in range(0, len(prompts), BATCH):
@@ -57,19 +62,54 @@ def generate(
         if alter is not None:
             states, empty = pipe.encode_prompt(texts, "cpu", 1, True)
             given |= {"prompt": None, "prompt_embeds": alter(states, texts), "negative_prompt_embeds": empty}
-        if record:
-            given |= {"record_maps": True, "subjects": [[thing.name for thing in things] for _, things in part]}
-        result = pipe(**given, generator=[torch.Generator().manual_seed(seed) for seed in seeds])
-        peaks = _peaks(result.control.images) if record else [()] * len(part)
-        found = detect(result.images)
-        for (text, things), seed, image, seen, peak in zip(part, seeds, result.images, found, peaks, strict=True):
+        with recorded_attention(pipe, _looked_at(pipe) if record else ()) as steps:
+            images = pipe(**given, generator=[torch.Generator().manual_seed(seed) for seed in seeds]).images
+        peaks = _peaks(pipe, steps, part) if record else [()] * len(part)
+        found = detect(images)
+        for (text, things), seed, image, seen, peak in zip(part, seeds, images, found, peaks, strict=True):
             expected = [(thing.name, thing.colour) for thing in things]
             outcomes.append(Outcome(text, seed, verdict(expected, seen), image, peak))
     return outcomes
 
 
-def _peaks(records: list[Any]) -> list[tuple[float, ...]]:
-    return [tuple(record.maps[: max(1, STEPS // 4)].amax((0, 2, 3)).tolist()) for record in records]
+@contextmanager
+def recorded_attention(pipe: Any, layers: Sequence[str]) -> Iterator[list[torch.Tensor]]:
+    """The mean maps of some layers, (2 * images, queries, 77), of every call of the denoiser inside."""
+    kept: list[torch.Tensor] = []
+    steps: list[torch.Tensor] = []
+    before = pipe.unet.attn_processors
+    for layer in layers:
+        pipe.unet.get_submodule(layer).set_processor(RecordingAttention(kept))
+
+    def collect(*_: Any) -> None:
+        if kept:
+            steps.append(torch.stack(kept).mean(0))
+            kept.clear()
+
+    hook = pipe.unet.register_forward_hook(collect)
+    try:
+        yield steps
+    finally:
+        hook.remove()
+        pipe.unet.set_attn_processor(before)
+
+
+def _looked_at(pipe: Any) -> list[str]:
+    """The layers that Attend-and-Excite looks at, as it is set for this model."""
+    method = resolve_control("attend-and-excite", pipe.tuned_settings).parts[0][1]
+    size = pipe.unet.config.sample_size
+    return [layer.name for layer in method.select_layers(UNetFamily(pipe).layers((size, size)))]
+
+
+def _peaks(pipe: Any, steps: list[torch.Tensor], prompts: list[Prompt]) -> list[tuple[float, ...]]:
+    """Each thing's highest attention in the first quarter of sampling, of the conditional half of the batch."""
+    highest = torch.stack(steps[: max(1, STEPS // 4)]).amax((0, 2))[len(prompts) :]
+    peaks = []
+    for (text, things), row in zip(prompts, highest, strict=True):
+        ids = pipe.tokenizer(text).input_ids
+        names = [pipe.tokenizer(thing.name).input_ids[1] for thing in things]
+        peaks.append(tuple(row[ids.index(name)].item() for name in names))
+    return peaks
 
 
 def rates(outcomes: list[Outcome]) -> dict[str, float]:
