@@ -1,4 +1,4 @@
-"""Success rates on the 276 prompts of the Attend-and-Excite benchmark, judged by the oracle of the bundled model.
+"""Success on the 276 prompts of the Attend-and-Excite benchmark and on single objects, judged by the bundled oracle.
 
     python -m apps.benchmark_faithfulness --sample 20 --seeds 2 --output outputs/faithfulness
 
@@ -30,7 +30,7 @@ if __package__ in (None, ""):  # started as a file: make the packages beside it 
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from apps.faithfulness import report
-from apps.faithfulness.prompts import KINDS, layout_for, read_list, sample
+from apps.faithfulness.prompts import GUARD, KINDS, layout_for, read_list, sample
 from apps.faithfulness.report import Case, draws_at_equal_seconds, extra_case, phrases
 from apps.faithfulness.results import PLAIN, Result, ResultFile, check_settings
 from attncontrol import AttentionControlPipeline, MethodSum, method_classes
@@ -111,17 +111,21 @@ def measure_best_of(
 
 
 def build_report(
-    results: report.Results, methods: dict[str, MethodSum], cases: dict[str, list[Case]], best_of: dict[int, list[str]]
+    results: report.Results,
+    methods: dict[str, MethodSum],
+    cases: dict[str, list[Case]],
+    guard: list[Case],
+    best_of: dict[int, list[str]],
 ) -> dict[str, Any]:
     """Tables over all prompts and per kind; methods with a layout in tables of their own, beside plain sampling."""
     free = [name for name, method in methods.items() if not needs_layout(method)]
     bound = [PLAIN, *(name for name, method in methods.items() if needs_layout(method))]
     groups = {"all prompts": [case for part in cases.values() for case in part], **cases}
     tables = {group: report.table(results, free, part, best_of) for group, part in groups.items()}
-    if len(bound) == 1:
-        return {"faithfulness": tables}
-    layout = {group: report.layout_table(results, bound, part) for group, part in groups.items()}
-    return {"faithfulness": tables, "layout": layout}
+    made = {"faithfulness": tables, "guard": {"one object": report.table(results, [*methods], guard)}}
+    if len(bound) > 1:
+        made["layout"] = {group: report.layout_table(results, bound, part) for group, part in groups.items()}
+    return made
 
 
 def markdown(tables: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -129,6 +133,7 @@ def markdown(tables: dict[str, Any], settings: dict[str, Any]) -> str:
     titles = {
         "faithfulness": "Success: every named object present, in its colour where one is named",
         "layout": "Placement: every named object has its centre in its box",
+        "guard": "One object: what control does where nothing is missing",
     }
     listed = ", ".join(f"{key} {value}" for key, value in settings.items())
     parts = [f"# Faithfulness\n\n{listed}. Shares in per cent; bootstrap of paired differences; p by McNemar.\n"]
@@ -200,18 +205,19 @@ def run(args: argparse.Namespace) -> str:
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     cases = {
         kind: [(prompt, seed) for prompt in sample(read_list(kind), args.sample, args.sample_seed) for seed in seeds]
-        for kind in KINDS
+        for kind in (*KINDS, GUARD)
     }
+    guard = cases.pop(GUARD)
     every = [case for part in cases.values() for case in part]
     sampling = Sampling(args.steps, guidance, args.batch_size)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     best_of: dict[int, list[str]] = {}
     with Progress(*columns, console=Console(stderr=True)) as show:
-        measure(pipe, methods, every, sampling, file, show)
+        measure(pipe, methods, every + guard, sampling, file, show)
         if not args.no_best_of:
             free = [name for name, method in methods.items() if method.parts and not needs_layout(method)]
             best_of = measure_best_of(pipe, free, every, sampling, file, show)
-    tables = build_report(file.results, methods, cases, best_of)
+    tables = build_report(file.results, methods, cases, guard, best_of)
     settings |= {"prompts": sum(map(len, cases.values())) // args.seeds, "seeds": f"{seeds[0]} to {seeds[-1]}"}
     write_text(args.output / "report.json", json.dumps({**settings, **tables}, indent=1) + "\n", overwrite=True)
     text = markdown(tables, settings)

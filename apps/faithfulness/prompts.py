@@ -1,8 +1,8 @@
-"""The 276 two-object prompts of the Attend-and-Excite benchmark, and the boxes that layout methods get for them.
+"""The 276 two-object prompts of the Attend-and-Excite benchmark, one-object prompts, and boxes for layout methods.
 
     python -m apps.faithfulness.prompts
 
-writes the three lists to prompts/.
+writes the lists to prompts/.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.emoji.prompts import pairs
+from apps.emoji.prompts import one_object, pairs
 from attncontrol.files import write_text
 
 FOLDER = Path(__file__).parents[2] / "prompts"
@@ -21,6 +21,7 @@ KINDS = {
     "animals_objects": ("animal+object", 144, "every animal with every object, in a colour drawn at random"),
     "objects": ("object+object", 66, "every pair of the 12 objects, in two colours drawn at random"),
 }
+GUARD = "one_object"  # prompts with nothing to repair, which control must not spoil
 SEED = 0
 BOX_SIDE = (0.38, 0.46)  # of a box, as share of the image, along the line from box to box
 
@@ -31,11 +32,20 @@ def benchmark(kind: str) -> list[str]:
     return sorted(text for text, _ in pairs(name, count, SEED))
 
 
+def guard() -> list[str]:
+    """Every animal, and every object in up to two colours drawn at random, alone; in alphabetical order."""
+    return sorted({text for text, _ in one_object(48, SEED)})
+
+
 def write_lists(folder: Path = FOLDER) -> None:
     """One file per kind, one prompt a line."""
-    for kind, (_, count, what) in KINDS.items():
-        head = f"# {count} prompts of the Attend-and-Excite benchmark: {what}\n"
-        write_text(folder / f"{kind}.txt", head + "".join(f"{prompt}\n" for prompt in benchmark(kind)), overwrite=True)
+    lists = {
+        kind: (f"{count} prompts of the Attend-and-Excite benchmark: {what}", benchmark(kind))
+        for kind, (_, count, what) in KINDS.items()
+    }
+    lists[GUARD] = ("every animal, and every object in up to two colours drawn at random, alone", guard())
+    for kind, (head, prompts) in lists.items():
+        write_text(folder / f"{kind}.txt", f"# {head}\n" + "".join(f"{p}\n" for p in prompts), overwrite=True)
 
 
 def read_list(kind: str, folder: Path = FOLDER) -> list[str]:
@@ -53,7 +63,7 @@ def sample(prompts: list[str], count: int | None, seed: int = 0) -> list[str]:
 
 
 def layout_for(prompt: str, phrases: list[str]) -> dict[str, list[float]]:
-    """A box for each of two phrases: beside or above one another, in either order, of varied size.
+    """A box for each of one or two phrases: beside or above one another, in either order, of varied size.
 
     Depends on the prompt alone. Boxes are x0, y0, x1, y1 in 0..1 and do not touch.
     """
@@ -66,7 +76,7 @@ def layout_for(prompt: str, phrases: list[str]) -> dict[str, list[float]]:
         second = rng.uniform(0.05, 0.95 - across)
         box = (first, second, first + along, second + across)
         boxes.append([round(float(v), 3) for v in (box if sideways else (box[1], box[0], box[3], box[2]))])
-    return dict(zip(phrases, boxes[::-1] if swapped else boxes, strict=True))
+    return dict(zip(phrases, boxes[::-1] if swapped else boxes, strict=False))
 
 
 if __name__ == "__main__":

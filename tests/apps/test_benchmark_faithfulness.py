@@ -21,15 +21,20 @@ def run(tmp_path, monkeypatch):
 
 def test_the_benchmark_reports_resumes_and_grows(run, tmp_path, monkeypatch):
     text = run("--methods", "ebama", "--batch-size", "2", "--no-best-of")
-    assert "### all prompts (3 images)" in text and "| ebama |" in text and "| plain |" in text
+    assert (
+        "### all prompts (3 images)" in text
+        and "### one object (1 images)" in text
+        and "| ebama |" in text
+        and "| plain |" in text
+    )
     made = ResultFile(tmp_path / "out").results
-    assert len(made) == 6
+    assert len(made) == 8
     drawn = []
     monkeypatch.setattr(
         benchmark_faithfulness, "draw", lambda *a, draw=benchmark_faithfulness.draw: drawn.append(a[1:4:2]) or draw(*a)
     )
     text = run("--methods", "ebama,layout-guidance", "--no-best-of")
-    assert [(name, len(cases)) for name, cases in drawn] == [("layout-guidance", 3)]
+    assert [(name, len(cases)) for name, cases in drawn] == [("layout-guidance", 4)]
     assert "Placement" in text and "| layout-guidance |" in text
     rows = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["method"] for row in rows["layout"]["all prompts"]] == ["plain", "layout-guidance"]
