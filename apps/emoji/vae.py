@@ -46,7 +46,13 @@ def encoder_loss(vae: AutoencoderKL, pixels: torch.Tensor, latents: torch.Tensor
 
 
 def train(
-    images: np.ndarray, space: dict[str, torch.Tensor], path: Path, seconds: float, encoder: bool, report=print
+    images: np.ndarray,
+    space: dict[str, torch.Tensor],
+    path: Path,
+    seconds: float,
+    encoder: bool,
+    report=print,
+    bf16: bool = False,
 ) -> None:
     """Continue from `path` if it exists. Decoder, and the encoder in one step of four where `encoder` is set.
 
@@ -70,9 +76,10 @@ def train(
         rows = np.sort(rng.integers(512, len(images), BATCH))
         pixels, latents = to_pixels(images[rows]), encode(images[rows], space)
         noisy = latents + 0.08 * torch.rand(BATCH, 1, 1, 1) * torch.randn_like(latents)
-        loss = picture_loss(vae.decode(noisy).sample, pixels)
-        if encoder and step % 4 == 0:
-            loss = loss + encoder_loss(vae, pixels, latents)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            drawn = vae.decode(noisy).sample
+            fitted = encoder_loss(vae, pixels, latents) if encoder and step % 4 == 0 else 0.0
+        loss = picture_loss(drawn.float(), pixels) + fitted
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
