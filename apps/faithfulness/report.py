@@ -95,6 +95,9 @@ def table(
         found = [results[method, *case] for case in cases]
         right = [value for result in found for value in colours(result)]
         row |= {"present": _mean(map(present, found)), "right colour": _mean(right) if right else None}
+        if method != PLAIN:
+            paired = compare_paired([present(results[PLAIN, *case]) for case in cases], list(map(present, found)))
+            row |= {"present difference": paired.difference, "present interval": (paired.low, paired.high)}
     for draws, slow in (best_of or {}).items():
         rows.append(_best_of_row(results, cases, draws, slow))
     return rows
@@ -154,14 +157,20 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
         cells = [row["method"], *(_share(row.get(column)) for column in columns)]
+        if "present difference" in row:
+            change = _change(row["present difference"], row["present interval"])
+            cells[1 + columns.index("present")] += f" ({change})"
         if "difference" in row:
-            low, high = row["interval"]
-            cells += [f"{100 * row['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"]
+            cells += [_change(row["difference"], row["interval"])]
             cells += [f"{row['repaired']} / {row['broken']}", f"{row['p']:.2g}"]
         else:
             cells += ["", "", ""]
         lines.append("| " + " | ".join([*cells, f"{row['seconds per image']:.2f}"]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _change(difference: float, interval: tuple[float, float]) -> str:
+    return f"{100 * difference:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
 
 
 def _share(value: float | None) -> str:
