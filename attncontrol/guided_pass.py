@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor, nn
 
 from attncontrol.capture import Capture, ForwardTruncated, plain_attention
@@ -59,7 +60,8 @@ class GuidedPass:
         capture = Capture({layer.name: modules[layer.name] for layer in self.layers})
         denoiser = self.family.denoiser
         unperturbed = plain_attention([modules[name] for name in self.family.perturbed_layers()])
-        with _frozen(denoiser), self._checkpointing(), unperturbed, capture.installed():
+        scaled = _scaled_lora(denoiser, call)
+        with _frozen(denoiser), self._checkpointing(), unperturbed, scaled, capture.installed():
             with suppress(ForwardTruncated), _lasting_weights(denoiser):
                 denoiser(**call)
             yield leaf, self._maps(capture, len(rows))
@@ -100,6 +102,25 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         for name, parameter in module.named_parameters():
             if name in trainable:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def _scaled_lora(module: nn.Module, call: dict[str, Any]) -> Iterator[None]:
+    """The LoRA scale a call asks for, taken out of it, holds inside: diffusers' own ends with the forward.
+
+    Checkpointed blocks run again in the backward pass.
+    """
+    arguments = dict(call.get("cross_attention_kwargs") or {})
+    scale = arguments.pop("scale", 1.0)
+    if not USE_PEFT_BACKEND or scale == 1.0:
+        yield
+        return
+    call["cross_attention_kwargs"] = arguments
+    scale_lora_layers(module, scale)
+    try:
+        yield
+    finally:
+        unscale_lora_layers(module, scale)
 
 
 @contextmanager
