@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -181,9 +181,8 @@ def _count(
     images: int = 1,
 ) -> Cost:
     family = weightless_family(json.loads(config), xl, dtype)
-    for name, module in family.attention_modules().items():
-        if name not in (layers or ()):
-            module.set_processor(_FusedProcessor(module.processor))
+    for module in family.attention_modules().values():
+        module.forward = _fused(module.forward)
     operations, memory = FlopCounterMode(display=False), _MemoryCounter(family.denoiser)
     with torch.device("meta"), torch.inference_mode(False), torch.set_grad_enabled(layers is not None):
         call = family.example_call(images, size)
@@ -194,7 +193,7 @@ def _count(
             chosen = [layer for layer in family.layers(size) if layer.name in layers]
             pass_ = GuidedPass(family, call, chosen, low_memory)
             with operations, memory, pass_.run(pass_.start, [0]) as (leaf, maps):
-                total = torch.stack([layer.probabilities.sum() for layer in maps[0].layers]).sum()
+                total = torch.stack([layer.reduce(torch.sum) for layer in maps[0].layers]).sum()
                 torch.autograd.grad(total, leaf)
     return Cost(operations.get_total_flops(), memory.peak)
 
@@ -224,15 +223,15 @@ class _MemoryCounter(TorchDispatchMode):
         self.now -= size
 
 
-class _FusedProcessor:
-    """An attention processor under `_FusedAttention`, also where checkpointing calls it again."""
+def _fused(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer's forward under `_FusedAttention`, also where checkpointing calls it again."""
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    @functools.wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
         with _FusedAttention():
-            return self.inner(*args, **kwargs)
+            return forward(*args, **kwargs)
+
+    return wrapper
 
 
 class _FusedAttention(TorchFunctionMode):

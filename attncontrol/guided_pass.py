@@ -68,11 +68,11 @@ class GuidedPass:
 
     def _maps(self, capture: Capture, images: int) -> list[AttentionMaps]:
         layers = {layer.name: layer for layer in self.layers}
-        missing = layers.keys() - capture.probabilities.keys()
+        missing = layers.keys() - capture.maps.keys()
         if missing:
             raise RuntimeError(f"the denoiser never ran the attention layers {', '.join(sorted(missing))}")
         return [
-            AttentionMaps(tuple(LayerMap(layers[name], p[i]) for name, p in capture.probabilities.items()))
+            AttentionMaps(tuple(LayerMap(layers[name], maps[i]) for name, maps in capture.maps.items()))
             for i in range(images)
         ]
 

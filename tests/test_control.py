@@ -9,7 +9,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
-from attncontrol import AttendAndExcite, attach, create_method, method_classes
+from attncontrol import AttendAndExcite, AttentionRefocusing, attach, create_method, method_classes
 from attncontrol.control import resolve_control
 from attncontrol.losses import MethodSum
 from attncontrol.losses.presets import PRESETS
@@ -148,15 +148,16 @@ def first_moves(make, cls, noise, monkeypatch):
     return ordinary[1:] - noise, samples[0] * scale - noise
 
 
-def test_processors_without_fused_attention_give_the_same_maps(stock):
-    results = []
+@pytest.mark.parametrize("control", [QUICK, AttentionRefocusing(car=0, step_size=1e4)], ids=["cross", "self"])
+def test_processors_without_fused_attention_give_the_same_maps(stock, control):
+    results, boxes = [], {"cat": [0.0, 0.1, 0.5, 0.9], "frog": [0.5, 0.1, 1.0, 0.9]}
     for processor in (None, AttnProcessor()):
         pipe = tiny.stable_diffusion()
         if processor is not None:
             pipe.unet.set_attn_processor(processor)
-        with attach(pipe, QUICK, prompt=PROMPT) as control:
+        with attach(pipe, control, prompt=PROMPT, layout=boxes) as attached:
             results.append(pipe(PROMPT, generator=generator(), **CALL).images)
-        results.append(control.record.images[0].steps[0].losses["attend-and-excite"])
+        results.append(attached.record.images[0].steps[0].losses[control.name])
     torch.testing.assert_close(results[2], results[0], rtol=1e-3, atol=1e-3)
     assert results[3] == pytest.approx(results[1], abs=1e-5)
 
