@@ -11,7 +11,7 @@ from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_la
 from torch import Tensor, nn
 
 from attncontrol.capture import Capture, ForwardTruncated, plain_attention
-from attncontrol.families import UNetFamily
+from attncontrol.families import INSTEAD, UNetFamily
 from attncontrol.maps import AttentionMaps, Layer, LayerMap
 
 
@@ -43,7 +43,7 @@ class GuidedPass:
             raise ValueError(
                 f"{type(self.family.pipe).__name__} calls its denoiser with a batch of {self.batch} that is not "
                 f"{self.copies} copies of the same latents, so its conditional rows cannot be told: "
-                "attncontrol cannot control this pipeline"
+                f"attncontrol cannot control this pipeline. {INSTEAD}"
             )
 
     @contextmanager
