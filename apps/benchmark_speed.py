@@ -4,11 +4,13 @@
     python apps/benchmark_speed.py --device cuda --dtype float16 --steps 50
     python apps/benchmark_speed.py --model xl --dtype bfloat16     # 1024 px; 5 GB of weights, 10 GB in float32
     python apps/benchmark_speed.py --model xl --count              # every method, counted without weights in seconds
+    python apps/benchmark_speed.py --methods syngen,conform        # times these, or "all", at their published settings
 
 The weights are random: cost does not depend on them. Plain sampling, the pipeline that diffusers still carries and
 attncontrol run in turn, each in a process of its own with the same weights and settings; the latents of the two
 guided ones must agree. For XL diffusers has none: there the latents of both memory modes must agree. Half of the steps
-are guided, once each, without refinement. Memory is the peak above what the loaded weights take. Arithmetic is counted
+are guided, once each, without refinement; with --methods as each method's published settings have it, and how often
+is counted. Memory is the peak above what the loaded weights take. Arithmetic is counted
 operation by operation, in a run of its own or, with --count, for every method at its published settings.
 """
 
@@ -33,6 +35,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.utils import BaseOutput
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -65,6 +68,13 @@ SMALL = {
 }
 STEP_SIZE = 20.0
 TOKENS = [2, 5]
+PAIRS = [[[2], 3], [[6], 7]]  # as in "a red cat and a blue frog"
+BOXES = {
+    "objects": [
+        {"phrase": "first", "tokens": [2, 3], "boxes": [[0.0, 0.0, 0.5, 1.0]]},
+        {"phrase": "second", "tokens": [6, 7], "boxes": [[0.5, 0.0, 1.0, 1.0]]},
+    ]
+}
 
 
 def main() -> None:
@@ -79,7 +89,9 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a few channels only, to try the program out")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON to this file")
     parser.add_argument("--count", action="store_true", help="count the cost of every method, run nothing")
-    parser.add_argument("--run", choices=[*RUNS["1.5"], "count"], help=argparse.SUPPRESS)
+    parser.add_argument("--methods", help="time these methods, separated by commas, or 'all'")
+    parser.add_argument("--memory", default="fast", choices=["fast", "low"], help="for --methods")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--latents", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.size = arguments.size or SIDES[arguments.model]
@@ -89,6 +101,8 @@ def main() -> None:
         print(json.dumps(count_operations(arguments)))
     elif arguments.run:
         print(json.dumps(measure(arguments)))
+    elif arguments.methods:
+        report_methods(arguments)
     else:
         report(arguments)
 
@@ -128,6 +142,31 @@ def report(arguments: argparse.Namespace) -> None:
         sys.exit("the latents do not agree: the comparison means nothing")
 
 
+def report_methods(arguments: argparse.Namespace) -> None:
+    """The parent process of --methods: plain sampling and the methods in turn, as a Markdown table."""
+    known = list(method_classes())
+    names = known if arguments.methods == "all" else arguments.methods.split(",")
+    if unknown := set(names) - set(known):
+        sys.exit(f"no such method: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    figures: dict[str, list[dict]] = {run: [] for run in ("plain", *names)}
+    for _ in range(arguments.repeats):
+        for run in figures:
+            figures[run].append(child(run, None))
+            print(f"{run}: {figures[run][-1]}", file=sys.stderr)
+    median = {run: {key: middle([f[key] for f in figures[run]]) for key in figures[run][0]} for run in figures}
+    plain = median["plain"]["seconds"]
+    print("| run | seconds | of plain | guided passes | one pass, of a plain step | GiB above weights |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for run, found in median.items():
+        seconds, passes = found["seconds"], found["passes"]
+        one = f"{(seconds - plain) / passes / (plain / arguments.steps):.3f}" if passes else ""
+        memory = found["peak_bytes"] / 2**30
+        print(f"| {run} | {seconds:.2f} | {seconds / plain:.2f} | {passes} | {one} | {memory:.2f} |")
+    if arguments.output:
+        result = {"arguments": vars(arguments), "median": median}
+        arguments.output.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+
+
 def child(run: str, latents: Path | None) -> dict:
     """Runs this program for one pipeline and returns the figures it prints last."""
     command = [sys.executable, __file__, *sys.argv[1:], "--run", run]
@@ -142,7 +181,7 @@ def middle(values: list[float]) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds and peak bytes above the loaded weights of one run; its latents go to a file."""
+    """Seconds, peak bytes above the loaded weights and guided passes of one run; its latents go to a file if any."""
     pipe = pipeline(arguments, arguments.run)
     call = call_arguments(arguments)
     if arguments.device.startswith("cuda"):
@@ -150,9 +189,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         torch.cuda.synchronize()
     memory = PeakMemory(arguments.device)
     start = time.perf_counter()
-    latents = generate(pipe, arguments, call)
-    torch.save(latents.cpu(), arguments.latents)
-    return {"seconds": time.perf_counter() - start, "peak_bytes": memory.peak_above_start()}
+    output = generate(pipe, arguments, call)
+    latents = output.images.cpu()
+    seconds = time.perf_counter() - start
+    if arguments.latents:
+        torch.save(latents, arguments.latents)
+    steps = output.control.images[0].steps if getattr(output, "control", None) else ()
+    passes = sum(len(values) for step in steps for values in step.losses.values())
+    return {"seconds": seconds, "peak_bytes": memory.peak_above_start(), "passes": passes}
 
 
 def count_operations(arguments: argparse.Namespace) -> dict[str, float]:
@@ -172,17 +216,19 @@ def count_methods(arguments: argparse.Namespace) -> None:
     """Prints what every method costs at its published settings in 50 steps, counted on the meta device."""
     family = weightless_family(architecture(arguments), arguments.model == "xl", getattr(torch, arguments.dtype))
     print("| method | maps | layers | guided passes in 50 steps | one pass, of plain | arithmetic, of plain "
-          "| GiB above weights | low memory |")  # fmt: skip
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+          "| GiB kept for backward | low memory | GiB above weights | low memory |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in method_classes():
         cost = method_cost(family, create_method(name), (arguments.size // 8,) * 2)
         (least, most), (low, high) = cost.passes, cost.arithmetic
+        memory = (cost.fast.kept_bytes, cost.low.kept_bytes, cost.fast.peak_bytes, cost.low.peak_bytes)
         print(
             f"| {name} | {cost.layers[0].size[0]}x{cost.layers[0].size[1]} | {len(cost.layers)} | {least} to {most} "
             f"| {(low - 1) * 50 / least:.3f} | {low:.3f} to {high:.3f} "
-            f"| {cost.fast_bytes / 2**30:.2f} | {cost.low_bytes / 2**30:.2f} |"
+            + "".join(f"| {size / 2**30:.2f} " for size in memory)
+            + "|"
         )
-    print(f"\nPlain sampling takes {cost.plain_bytes / 2**30:.2f} GiB above the weights.")
+    print(f"\nPlain sampling takes {cost.plain.peak_bytes / 2**30:.2f} GiB above the weights.")
 
 
 def architecture(arguments: argparse.Namespace) -> dict:
@@ -201,7 +247,7 @@ def pipeline(arguments: argparse.Namespace, run: str) -> DiffusionPipeline:
     finally:
         torch.set_default_dtype(default)
     pipe = xl_pipeline(unet) if arguments.model == "xl" else first_pipeline(unet, run)
-    if run.startswith("ours"):
+    if run not in ("plain", "peer"):
         pipe = AttentionControlPipeline.from_pipe(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -249,22 +295,26 @@ def call_arguments(arguments: argparse.Namespace) -> dict:
     return call
 
 
-def generate(pipe: DiffusionPipeline, arguments: argparse.Namespace, call: dict) -> torch.Tensor:
-    """One image's latents, with the first half of the steps guided unless the run is plain."""
+def generate(pipe: DiffusionPipeline, arguments: argparse.Namespace, call: dict) -> BaseOutput:
+    """One image's latents, plain, under one method, or with the first half of the steps guided."""
     guided = arguments.steps // 2
     if arguments.run == "plain":
-        return pipe(**call).images
+        return pipe(**call)
+    if arguments.run in method_classes():
+        method = create_method(arguments.run)
+        layout = BOXES if method.needs_layout else None
+        return pipe(control=method, subjects=PAIRS, layout=layout, memory=arguments.memory, **call)
     if arguments.run == "peer":
         return pipe(
             prompt=None, token_indices=TOKENS, thresholds={}, max_iter_to_alter=guided, scale_factor=STEP_SIZE,
             attn_res=(arguments.size // 32,) * 2, **call,
-        ).images  # fmt: skip
+        )  # fmt: skip
     control = AttendAndExcite(
         variant="reference", thresholds={}, step_size=STEP_SIZE, stop=guided / arguments.steps,
         resolution=arguments.size // 32,
     )  # fmt: skip
     memory = "low" if arguments.run.endswith("low memory") else "fast"
-    return pipe(control=control, subjects=TOKENS, memory=memory, **call).images
+    return pipe(control=control, subjects=TOKENS, memory=memory, **call)
 
 
 class PeakMemory:

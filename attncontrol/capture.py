@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +23,15 @@ class Capture:
     """The attention probabilities of chosen layers during one forward.
 
     `layers` maps names to attention modules (diffusers `Attention`). Inside `installed()` the processors of these
-    layers are wrapped; a forward then fills `probabilities` with float32 [batch, heads, queries, keys] per name, in
-    order of execution, and raises `ForwardTruncated` after the last one. The processors must stay installed until
-    the backward pass is done, since gradient checkpointing calls them again.
+    layers are wrapped; a forward then fills `maps` per name, in order of execution, with one entry per row of the
+    batch, float32 [heads, queries, keys] or for self-attention a function that computes it, and raises
+    `ForwardTruncated` after the last one. The processors must stay installed until the backward pass is done, since
+    gradient checkpointing calls them again.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.layers = dict(layers)
-        self.probabilities: dict[str, Tensor] = {}
+        self.maps: dict[str, Tensor | list[Callable[[], Tensor]]] = {}
 
     @contextmanager
     def installed(self) -> Iterator[Capture]:
@@ -43,12 +45,12 @@ class Capture:
             for name, layer in self.layers.items():
                 layer.set_processor(inner[name])
 
-    def store(self, name: str, probabilities: Tensor) -> None:
-        """Keeps the first map of a layer; a checkpointed layer runs again in the backward pass."""
-        if name in self.probabilities:
+    def store(self, name: str, maps: Tensor | list[Callable[[], Tensor]]) -> None:
+        """Keeps the first maps of a layer; a checkpointed layer runs again in the backward pass."""
+        if name in self.maps:
             return
-        self.probabilities[name] = probabilities
-        if len(self.probabilities) == len(self.layers):
+        self.maps[name] = maps
+        if len(self.maps) == len(self.layers):
             raise ForwardTruncated
 
 
@@ -68,8 +70,9 @@ def plain_attention(layers: Iterable[nn.Module]) -> Iterator[None]:
 class CapturingProcessor:
     """Wraps any attention processor and reads the probabilities it works with.
 
-    Queries and keys are taken where the inner processor hands them to scaled-dot-product attention; there the output
-    is computed from the probabilities, which are needed anyway. Processors that never call it (sliced or explicit
+    Queries and keys are taken where the inner processor hands them to scaled-dot-product attention. In
+    cross-attention the output is computed from the probabilities, which are needed anyway; the large ones of
+    self-attention are left to whom they interest, a row at a time. Processors that never call it (sliced or explicit
     attention) get their probabilities recomputed from the layer's own projections.
     """
 
@@ -86,23 +89,24 @@ class CapturingProcessor:
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        with _AttentionReader(self) as reader:
+        with _AttentionReader(self, attn.is_cross_attention) as reader:
             output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         if not reader.done:
-            probabilities = recompute_probabilities(attn, hidden_states, encoder_hidden_states, attention_mask)
-            self.capture.store(self.name, probabilities)
+            scores = project(attn, hidden_states, encoder_hidden_states, attention_mask)
+            maps = attention_probabilities(*scores) if attn.is_cross_attention else deferred_probabilities(*scores)
+            self.capture.store(self.name, maps)
         return output
 
 
 class _AttentionReader(TorchFunctionMode):
-    """Replaces the first scaled-dot-product attention under it by an explicit one and stores its probabilities.
+    """Stores the probabilities of the first scaled-dot-product attention under it; a cross-attention becomes explicit.
 
     Later ones in the same processor (the image prompt of an IP-Adapter) are left alone: the text comes first.
     """
 
-    def __init__(self, processor: CapturingProcessor) -> None:
+    def __init__(self, processor: CapturingProcessor, is_cross: bool) -> None:
         super().__init__()
-        self.processor, self.done = processor, False
+        self.processor, self.is_cross, self.done = processor, is_cross, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -111,13 +115,18 @@ class _AttentionReader(TorchFunctionMode):
         self.done = True
         query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
         mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-        probabilities = attention_probabilities(query, key, mask, kwargs.get("scale"))
-        self.processor.capture.store(self.processor.name, probabilities)
+        scores = query, key, mask, kwargs.get("scale")
+        capture, name = self.processor.capture, self.processor.name
+        if not self.is_cross:
+            capture.store(name, deferred_probabilities(*scores))
+            return func(*args, **kwargs)
+        probabilities = attention_probabilities(*scores)
+        capture.store(name, probabilities)
         return probabilities.to(value.dtype) @ value
 
 
 def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
-    """softmax(scale * query @ key^T + mask) in float32: [batch, heads, queries, keys] from [batch, heads, n, dim].
+    """softmax(scale * query @ key^T + mask) in float32: [..., heads, queries, keys] from [..., heads, n, dim].
 
     A boolean mask keeps where it is True; `scale` defaults to 1 / sqrt(dim).
     """
@@ -128,10 +137,18 @@ def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, sca
     return scores.softmax(-1)
 
 
-def recompute_probabilities(
+def deferred_probabilities(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None
+) -> list[Callable[[], Tensor]]:
+    """For every row of the batch a function that computes its `attention_probabilities`."""
+    masks = [None] * len(query) if mask is None else mask.expand(len(query), *mask.shape[1:])
+    return [partial(attention_probabilities, q, k, m, scale) for q, k, m in zip(query, key, masks, strict=True)]
+
+
+def project(
     attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None, attention_mask: Tensor | None
-) -> Tensor:
-    """The probabilities of a diffusers `Attention` layer from its own norms and projections, float32."""
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """Query, key, mask and scale of a diffusers `Attention` layer from its own norms and projections."""
     if hidden_states.ndim == 4:
         hidden_states = hidden_states.flatten(2).transpose(1, 2)
     if attn.group_norm is not None:
@@ -145,4 +162,4 @@ def recompute_probabilities(
     if attention_mask is not None:
         attention_mask = attn.prepare_attention_mask(attention_mask, keys.shape[1], keys.shape[0])
         attention_mask = attention_mask.unflatten(0, (-1, attn.heads))
-    return attention_probabilities(query, key, attention_mask, attn.scale)
+    return query, key, attention_mask, attn.scale

@@ -130,6 +130,8 @@ class AttentionControl:
         self._handle.remove()
         for name in ("step", "set_timesteps"):
             vars(self._scheduler).pop(name, None)
+        if exception[0] is None:
+            self._engine.confirm_moves()
 
     def _new_run(self) -> None:
         self._engine = Engine(

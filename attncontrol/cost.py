@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -33,10 +33,14 @@ USABLE = 0.9  # of the free memory: allocators lose some to fragments
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating-point operations (a multiplication and an addition are two), and the most bytes in use at one time
-    above the weights and the inputs."""
+    """Floating-point operations (a multiplication and an addition are two), and bytes above weights and inputs.
+
+    `kept_bytes` are those of a guided pass between forward and backward (0 without), `peak_bytes` the most in use at
+    one time.
+    """
 
     operations: int
+    kept_bytes: int
     peak_bytes: int
 
 
@@ -90,16 +94,16 @@ class MethodCost:
     """What a method costs for one image with classifier-free guidance.
 
     `passes`: the fewest and the most guided passes of a run, depending on how refinement goes; `arithmetic`: the
-    operations of such runs, of those of plain sampling; the peak bytes above weights and inputs of plain sampling
-    and of a guided pass in both memory modes.
+    operations of such runs, of those of plain sampling; the costs of a plain step and of a guided pass in both memory
+    modes.
     """
 
     layers: tuple[Layer, ...]
     passes: tuple[int, int]
     arithmetic: tuple[float, float]
-    plain_bytes: int
-    fast_bytes: int
-    low_bytes: int
+    plain: Cost
+    fast: Cost
+    low: Cost
 
 
 def method_cost(family: UNetFamily, method: Method, size: Size, steps: int = 50) -> MethodCost:
@@ -108,7 +112,7 @@ def method_cost(family: UNetFamily, method: Method, size: Size, steps: int = 50)
     plain, fast, low = plain_cost(family, size), *(guided_cost(family, size, layers, low) for low in (False, True))
     passes = guided_passes(method, steps)
     arithmetic = tuple(1 + n * fast.operations / (steps * plain.operations) for n in passes)
-    return MethodCost(tuple(layers), passes, arithmetic, plain.peak_bytes, fast.peak_bytes, low.peak_bytes)
+    return MethodCost(tuple(layers), passes, arithmetic, plain, fast, low)
 
 
 def guided_passes(method: Method, steps: int) -> tuple[int, int]:
@@ -181,10 +185,9 @@ def _count(
     images: int = 1,
 ) -> Cost:
     family = weightless_family(json.loads(config), xl, dtype)
-    for name, module in family.attention_modules().items():
-        if name not in (layers or ()):
-            module.set_processor(_FusedProcessor(module.processor))
-    operations, memory = FlopCounterMode(display=False), _MemoryCounter(family.denoiser)
+    for module in family.attention_modules().values():
+        module.forward = _fused(module.forward)
+    kept, operations, memory = 0, FlopCounterMode(display=False), _MemoryCounter(family.denoiser)
     with torch.device("meta"), torch.inference_mode(False), torch.set_grad_enabled(layers is not None):
         call = family.example_call(images, size)
         if layers is None:
@@ -194,9 +197,10 @@ def _count(
             chosen = [layer for layer in family.layers(size) if layer.name in layers]
             pass_ = GuidedPass(family, call, chosen, low_memory)
             with operations, memory, pass_.run(pass_.start, [0]) as (leaf, maps):
-                total = torch.stack([layer.probabilities.sum() for layer in maps[0].layers]).sum()
+                kept = memory.now
+                total = torch.stack([layer.reduce(torch.sum) for layer in maps[0].layers]).sum()
                 torch.autograd.grad(total, leaf)
-    return Cost(operations.get_total_flops(), memory.peak)
+    return Cost(operations.get_total_flops(), kept, memory.peak)
 
 
 class _MemoryCounter(TorchDispatchMode):
@@ -224,15 +228,15 @@ class _MemoryCounter(TorchDispatchMode):
         self.now -= size
 
 
-class _FusedProcessor:
-    """An attention processor under `_FusedAttention`, also where checkpointing calls it again."""
+def _fused(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer's forward under `_FusedAttention`, also where checkpointing calls it again."""
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    @functools.wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
         with _FusedAttention():
-            return self.inner(*args, **kwargs)
+            return forward(*args, **kwargs)
+
+    return wrapper
 
 
 class _FusedAttention(TorchFunctionMode):

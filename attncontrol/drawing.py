@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from attncontrol.cost import Memory
 from attncontrol.imagefile import Recipe, recipe_of
 from attncontrol.losses import MethodSum
 from attncontrol.record import ImageRecord
@@ -29,6 +30,7 @@ class Request:
     layout: Any = None
     layout_json: Any = None
     maps: bool = False
+    memory: Memory = "auto"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Ca
         subjects=request.subjects,
         layout=request.layout,
         record_maps=request.maps,
+        memory=request.memory,
         generator=torch.Generator().manual_seed(seed),
         callback_on_step_end=lambda _pipe, _index, _timestep, tensors: (on_step(tensors["latents"]), tensors)[1],
     )

@@ -41,16 +41,15 @@ class Request:
         return not any(self.weights.values())
 
 
-Answer = tuple[dict[int, Reading], bool]  # what the evaluations say by part, and whether the latents moved
-Program = Generator[Request, Answer, None]
+Program = Generator[Request, dict[int, Reading], None]  # answered by what the evaluations say, by part
 
 
 @dataclass
 class ImageState:
     """One image of the running batch.
 
-    `evaluations`, what was read of them and the parts `without_effect`, whose gradient is of no use, belong to its
-    present latents, `maps` to the running forward.
+    `evaluations`, what was read of them, whether a move ended there (`stuck`) and the parts `without_effect`, whose
+    gradient is of no use, belong to its present latents, `maps` to the running forward.
     """
 
     row: int
@@ -61,13 +60,29 @@ class ImageState:
     maps: AttentionMaps | None = None
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     readings: dict[int, Reading] = field(default_factory=dict)
+    stuck: bool = False
     without_effect: set[int] = field(default_factory=set)
     carries: dict[int, Any] = field(default_factory=dict)
     next_carries: dict[int, Any] = field(default_factory=dict)
+    last_losses: dict[int, float] = field(default_factory=dict)
 
     @property
     def step(self) -> StepRecord:
         return self.record.steps[-1]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move that is taken for one that changed the latents until its norm is read.
+
+    `parts` are those without effect if it did not.
+    """
+
+    image: ImageState
+    step: StepRecord
+    norm: Tensor
+    refining: bool
+    parts: set[int]
 
 
 class Engine:
@@ -90,6 +105,7 @@ class Engine:
         self.subjects = list(subjects)
         self.record_maps, self.memory = record_maps, memory
         self.images: list[ImageState] = []
+        self.unconfirmed: list[Move] = []
         self.index = self.count = 0
         self.layers: list[list[Layer]] = []  # what each part looks at
         self.recorded_layers: list[Layer] = []
@@ -97,6 +113,7 @@ class Engine:
     @property
     def record(self) -> ControlRecord:
         """What has been done so far."""
+        self.confirm_moves()
         for image in self.images:
             for step in image.record.steps:  # left on the device until now: a look at it would wait for all work there
                 step.timestep = float(step.timestep)
@@ -125,7 +142,7 @@ class Engine:
                 latents = self._round(pass_, latents, waiting)
             if self.record_maps:
                 self._record_maps(pass_, latents)
-        moved = any(image.step.moved for image in self.images)
+        moved = self.unconfirmed or any(image.step.moved for image in self.images)
         return latents - pass_.start if moved else None
 
     def _choose_layers(self, layers: Sequence[Layer]) -> list[Layer]:
@@ -156,7 +173,8 @@ class Engine:
 
     def _start_step(self, image: ImageState, timestep: Any) -> None:
         image.record.steps.append(StepRecord(self.index, timestep))
-        image.evaluations, image.readings, image.without_effect = {}, {}, set()
+        image.evaluations, image.readings = {}, {}
+        image.stuck, image.without_effect = False, set()
         image.carries.update(image.next_carries)
         image.program = self._program(image)
         image.request = next(image.program, None) if image.subject.structure.entities else None
@@ -167,8 +185,8 @@ class Engine:
             refinement = method.refine(self._context(image, part))
             step_size = next(refinement, None)
             while step_size is not None:
-                readings, moved = yield Request({part: weight * step_size}, refining=True)
-                if step_size > 0 and not moved:
+                readings = yield Request({part: weight * step_size}, refining=True)
+                if image.stuck:
                     break  # the same latents would give the same answer again
                 try:
                     step_size = refinement.send(readings[part])
@@ -191,43 +209,37 @@ class Engine:
             drop_padding=self.family.drop_padding,
             refinements=image.step.refinements,
             carry=image.carries.get(part),
+            last_loss=image.last_losses.get(part),
         )
 
     def _round(self, pass_: GuidedPass, latents: Tensor, waiting: Sequence[ImageState]) -> Tensor:
         """One guided forward for all waiting images and one backward for those that move; returns the new latents.
 
-        Numbers come from the device once, with the norms of the moves, and once more if an image looks first.
+        Numbers come from the device once: after the backward pass, or before it if an image looks first. Whether a
+        move was one is then read with the next evaluation.
         """
         with pass_.run(latents, [image.row for image in waiting]) as (leaf, maps):
             for image, image_maps in zip(waiting, maps, strict=True):
                 image.maps = image_maps
                 self._evaluate(image)
             while looking := [image for image in waiting if image.request and image.request.only_looks]:
-                self._read(looking)
+                self._read()
                 for image in looking:
-                    self._answer(image, moved=False)
+                    self._answer(image)
                     self._evaluate(image)
             moves = self._moves(waiting, leaf)
-        for image in waiting:
-            image.maps = None
         latents = latents.clone()
-        norms = self._read(waiting, moves.flatten(1).norm(dim=1))
-        for image, move, norm in zip(waiting, moves, norms, strict=True):
-            if image.request is None:
-                continue
-            if not math.isfinite(norm):
-                self._warn_not_finite(image)
-            moved = math.isfinite(norm) and norm > 0
-            if moved:
-                latents[image.row] -= move
-                image.step.moved = True
-                image.step.refinements += image.request.refining
-                image.without_effect = set()
-            else:
-                image.without_effect |= {
-                    part for part in image.request.weights if not self._has_objective(image, part)
-                }
-            self._answer(image, moved)
+        for image, move in zip(waiting, moves, strict=True):
+            image.maps = None
+            if image.request:
+                norm = move.norm()
+                latents[image.row] -= torch.where(norm.isfinite(), move, 0)
+                self._count_move(image, norm)
+        if self._unread():
+            self._read()
+        for image in waiting:
+            if image.request:
+                self._answer(image)
         return latents
 
     def _evaluate(self, image: ImageState) -> None:
@@ -240,29 +252,55 @@ class Engine:
             image.evaluations[part] = evaluation
             image.next_carries[part] = evaluation.carry
 
-    def _read(self, images: Sequence[ImageState], more: Tensor | None = None) -> list[float]:
-        """Brings what new evaluations say, and `more` numbers [n], from the device at once; returns the latter."""
-        new = [(image, part) for image in images for part in image.evaluations if part not in image.readings]
-        tensors = [] if more is None else [more]
+    def _unread(self) -> list[tuple[ImageState, int]]:
+        """The evaluations, by image and part, that nobody has looked at yet."""
+        return [(image, part) for image in self.images for part in image.evaluations if part not in image.readings]
+
+    def _read(self) -> None:
+        """Brings what new evaluations say and how long the last moves were from the device, all at once."""
+        new, moves, tensors = self._unread(), self.unconfirmed, []
         for image, part in new:
             evaluation = image.evaluations[part]
             monitor = evaluation.loss if evaluation.monitor is None else evaluation.monitor
-            tensors.append(torch.stack([evaluation.loss, monitor]).detach())
-        numbers = torch.cat(tensors).tolist() if tensors else []
-        count = len(numbers) - 2 * len(new)
+            tensors += [evaluation.loss.detach(), monitor.detach()]
+        tensors += [move.norm for move in moves]
+        numbers = torch.stack(tensors).tolist() if tensors else []
         for i, (image, part) in enumerate(new):
-            loss, monitor = numbers[count + 2 * i :][:2]
-            image.readings[part] = Reading(loss, monitor)
-            image.step.losses.setdefault(self.parts[part][1].name, []).append(loss)
-        return numbers[:count]
+            image.readings[part] = reading = Reading(*numbers[2 * i :][:2])
+            image.step.losses.setdefault(self.parts[part][1].name, []).append(reading.loss)
+            image.last_losses[part] = reading.loss
+        self.unconfirmed = []
+        for move, norm in zip(moves, numbers[2 * len(new) :], strict=True):
+            self._confirm(move, norm)
 
-    def _answer(self, image: ImageState, moved: bool) -> None:
+    def _count_move(self, image: ImageState, norm: Tensor) -> None:
+        """Takes the requested move for one that changed the latents, until its norm is read."""
+        step, refining = image.step, image.request.refining
+        parts = {part for part in image.request.weights if not self._has_objective(image, part)}
+        self.unconfirmed.append(Move(image, step, norm, refining, image.without_effect | parts))
+        image.stuck, image.without_effect = False, set()
+        step.refinements += refining
+
+    def _confirm(self, move: Move, norm: float) -> None:
+        moved = math.isfinite(norm) and norm > 0
+        if not math.isfinite(norm):
+            self._warn_not_finite(move)
+        move.step.moved |= moved
+        move.step.refinements -= move.refining and not moved
+        if move.step is move.image.step:
+            move.image.stuck, move.image.without_effect = not moved, set() if moved else move.parts
+
+    def confirm_moves(self) -> None:
+        """Reads whether the last moves changed the latents, at the end of a run."""
+        self._read()
+
+    def _answer(self, image: ImageState) -> None:
         """Hands what was read of the requested parts to the image's program and takes its next request."""
         readings = {part: image.readings[part] for part in image.request.weights}
         if not image.request.only_looks:
             image.evaluations, image.readings = {}, {}  # the graph is gone, and the latents mostly are others now
         try:
-            image.request = image.program.send((readings, moved))
+            image.request = image.program.send(readings)
         except StopIteration:
             image.request = None
 
@@ -309,10 +347,10 @@ class Engine:
                 step = torch.stack([attention[..., word].mean(-1) for word in words])[None]
                 image.record.maps = step if image.record.maps is None else torch.cat([image.record.maps, step])
 
-    def _warn_not_finite(self, image: ImageState) -> None:
+    def _warn_not_finite(self, move: Move) -> None:
         warnings.warn(
-            f"the gradient of image {image.row} is not finite at step {self.index} of {self.count}: this update of "
-            "its latents is skipped. In float16 a smaller step size or bfloat16 may help",
+            f"the gradient of image {move.image.row} is not finite at step {move.step.index} of {self.count}: this "
+            "update of its latents is skipped. In float16 a smaller step size or bfloat16 may help",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -7,10 +7,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor, nn
 
 from attncontrol.capture import Capture, ForwardTruncated, plain_attention
-from attncontrol.families import UNetFamily
+from attncontrol.families import INSTEAD, UNetFamily
 from attncontrol.maps import AttentionMaps, Layer, LayerMap
 
 
@@ -42,7 +43,7 @@ class GuidedPass:
             raise ValueError(
                 f"{type(self.family.pipe).__name__} calls its denoiser with a batch of {self.batch} that is not "
                 f"{self.copies} copies of the same latents, so its conditional rows cannot be told: "
-                "attncontrol cannot control this pipeline"
+                f"attncontrol cannot control this pipeline. {INSTEAD}"
             )
 
     @contextmanager
@@ -59,18 +60,19 @@ class GuidedPass:
         capture = Capture({layer.name: modules[layer.name] for layer in self.layers})
         denoiser = self.family.denoiser
         unperturbed = plain_attention([modules[name] for name in self.family.perturbed_layers()])
-        with _frozen(denoiser), self._checkpointing(), unperturbed, capture.installed():
+        scaled = _scaled_lora(denoiser, call)
+        with _frozen(denoiser), self._checkpointing(), unperturbed, scaled, capture.installed():
             with suppress(ForwardTruncated), _lasting_weights(denoiser):
                 denoiser(**call)
             yield leaf, self._maps(capture, len(rows))
 
     def _maps(self, capture: Capture, images: int) -> list[AttentionMaps]:
         layers = {layer.name: layer for layer in self.layers}
-        missing = layers.keys() - capture.probabilities.keys()
+        missing = layers.keys() - capture.maps.keys()
         if missing:
             raise RuntimeError(f"the denoiser never ran the attention layers {', '.join(sorted(missing))}")
         return [
-            AttentionMaps(tuple(LayerMap(layers[name], p[i]) for name, p in capture.probabilities.items()))
+            AttentionMaps(tuple(LayerMap(layers[name], maps[i]) for name, maps in capture.maps.items()))
             for i in range(images)
         ]
 
@@ -100,6 +102,25 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         for name, parameter in module.named_parameters():
             if name in trainable:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def _scaled_lora(module: nn.Module, call: dict[str, Any]) -> Iterator[None]:
+    """The LoRA scale a call asks for, taken out of it, holds inside: diffusers' own ends with the forward.
+
+    Checkpointed blocks run again in the backward pass.
+    """
+    arguments = dict(call.get("cross_attention_kwargs") or {})
+    scale = arguments.pop("scale", 1.0)
+    if not USE_PEFT_BACKEND or scale == 1.0:
+        yield
+        return
+    call["cross_attention_kwargs"] = arguments
+    scale_lora_layers(module, scale)
+    try:
+        yield
+    finally:
+        unscale_lora_layers(module, scale)
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Size = tuple[int, int]
 Place = Literal["up", "down", "mid"]
@@ -40,14 +41,25 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerMap:
-    """The attention probabilities of one layer for one image.
-
-    `probabilities` is float32 [heads, height * width, keys]; keys are text positions (cross-attention, start of
-    text = 0) or pixels in row-major order (self-attention). Every row sums to 1.
-    """
+    """The attention probabilities of one layer for one image: given, or a function that computes them."""
 
     layer: Layer
-    probabilities: Tensor
+    attention: Tensor | Callable[[], Tensor]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float32 [heads, height * width, keys], every row of sum 1.
+
+        Keys are text positions (cross-attention, start of text = 0) or pixels in row-major order (self-attention).
+        Those of self-attention are large and computed at every access: see `reduce`.
+        """
+        return self.attention if isinstance(self.attention, Tensor) else self.attention()
+
+    def reduce(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """function(probabilities); where they are computed, they are again in the backward pass and never kept."""
+        if isinstance(self.attention, Tensor):
+            return function(self.attention)
+        return checkpoint(lambda: function(self.attention()), use_reentrant=False, preserve_rng_state=False)
 
 
 def match_layers(layers: Sequence[Layer], patterns: str) -> list[Layer]:

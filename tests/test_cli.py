@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -99,6 +100,31 @@ def test_the_guidance_scale_is_the_models_unless_given(run):
     assert options.read_guidance_scale(None, "emoji") == 3.0 and options.read_guidance_scale(2.0, "emoji") == 2.0
     assert run("generate", PROMPT, "--seed", 0, "--control", "none").exit_code == 0
     assert read_recipe("out/a-cat-and-a-red-frog_plain_0.png").guidance_scale == 7.5
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("StableDiffusionPipeline", 7.5), ("StableDiffusionXLPipeline", 5.0), ("StableDiffusionXLImg2ImgPipeline", 5.0)],
+)
+def test_the_usual_guidance_scale_is_that_of_the_pipeline(tmp_path, name, scale):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    assert options.read_guidance_scale(None, str(tmp_path)) == scale
+    with pytest.raises(ValueError, match="--model: no diffusers checkpoint at"):
+        options.read_guidance_scale(None, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("command", ["generate", "compare"])
+def test_the_memory_mode_is_handed_on(run, monkeypatch, command):
+    recomputing, enable = [], UNet2DConditionModel.enable_gradient_checkpointing
+
+    def note(unet):
+        recomputing.append(unet)
+        enable(unet)
+
+    monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", note)
+    assert run(command, PROMPT, "--memory", "fast").exit_code == 0 and not recomputing
+    assert run(command, PROMPT, "--memory", "low", "--overwrite").exit_code == 0 and recomputing
+    assert run(command, PROMPT, "--memory", "small").exit_code == 2
 
 
 def test_without_a_seed_each_run_draws_its_own(run):

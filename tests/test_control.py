@@ -3,13 +3,16 @@
 import functools
 import warnings
 
+import diffusers
 import pytest
+import tokenizers
 import torch
+import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
-from attncontrol import AttendAndExcite, attach, create_method, method_classes
+from attncontrol import AttendAndExcite, AttentionRefocusing, attach, create_method, method_classes
 from attncontrol.control import resolve_control
 from attncontrol.losses import MethodSum
 from attncontrol.losses.presets import PRESETS
@@ -148,15 +151,16 @@ def first_moves(make, cls, noise, monkeypatch):
     return ordinary[1:] - noise, samples[0] * scale - noise
 
 
-def test_processors_without_fused_attention_give_the_same_maps(stock):
-    results = []
+@pytest.mark.parametrize("control", [QUICK, AttentionRefocusing(car=0, step_size=1e4)], ids=["cross", "self"])
+def test_processors_without_fused_attention_give_the_same_maps(stock, control):
+    results, boxes = [], {"cat": [0.0, 0.1, 0.5, 0.9], "frog": [0.5, 0.1, 1.0, 0.9]}
     for processor in (None, AttnProcessor()):
         pipe = tiny.stable_diffusion()
         if processor is not None:
             pipe.unet.set_attn_processor(processor)
-        with attach(pipe, QUICK, prompt=PROMPT) as control:
+        with attach(pipe, control, prompt=PROMPT, layout=boxes) as attached:
             results.append(pipe(PROMPT, generator=generator(), **CALL).images)
-        results.append(control.record.images[0].steps[0].losses["attend-and-excite"])
+        results.append(attached.record.images[0].steps[0].losses[control.name])
     torch.testing.assert_close(results[2], results[0], rtol=1e-3, atol=1e-3)
     assert results[3] == pytest.approx(results[1], abs=1e-5)
 
@@ -212,12 +216,74 @@ def test_wrong_controls(stock, control, error, message):
         attach(stock, control, prompt=PROMPT)
 
 
-def test_unsupported_pipelines_are_named():
-    class Other:
-        pass
+def flux():
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return diffusers.FluxPipeline(
+        scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
+        transformer=transformer,
+    )  # fmt: skip
 
-    with pytest.raises(ValueError, match="Other cannot be controlled"):
-        attach(Other(), "attend-and-excite", prompt=PROMPT)
+
+def stable_diffusion_3():
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=16, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
+        caption_projection_dim=16, pooled_projection_dim=32, in_channels=4, out_channels=4,
+    )  # fmt: skip
+    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+    return diffusers.StableDiffusion3Pipeline(transformer=transformer, scheduler=None, **dict.fromkeys(names))
+
+
+def upscaler():
+    return diffusers.StableDiffusionUpscalePipeline(
+        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
+        unet=tiny.unet(7, num_class_embeds=1000), low_res_scheduler=tiny.scheduler(), scheduler=tiny.scheduler(),
+    )  # fmt: skip
+
+
+def kandinsky():
+    return diffusers.KandinskyV22Pipeline(unet=tiny.unet(), scheduler=tiny.scheduler(), movq=tiny.vae())
+
+
+def animated():
+    adapter = diffusers.MotionAdapter(block_out_channels=(16, 32), motion_norm_num_groups=8, motion_layers_per_block=1)
+    parts = {name: tiny.components()[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    return diffusers.AnimateDiffPipeline(motion_adapter=adapter, **parts)
+
+
+def with_another_tokenizer():
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"cat": 0, "?": 1}, unk_token="?"))
+    return tiny.stable_diffusion(tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (flux, "FluxPipeline cannot be controlled: it has no UNet"),
+        (stable_diffusion_3, "StableDiffusion3Pipeline cannot be controlled: it has no UNet"),
+        (upscaler, "StableDiffusionUpscalePipeline cannot be controlled: it has no property"),
+        (kandinsky, "KandinskyV22Pipeline cannot be controlled: it reads no text"),
+        (animated, "AnimateDiffPipeline cannot be controlled: it has UNetMotionModel"),
+        (with_another_tokenizer, "its TokenizersBackend is not CLIP's"),
+    ],
+)
+def test_pipelines_that_cannot_be_controlled_say_which_can(make, reason):
+    with pytest.raises(ValueError, match=f"{reason}.*Use a text-to-image, .* as StableDiffusionPipeline"):
+        attach(make(), "attend-and-excite", prompt=PROMPT)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, [PROMPT] * 2])
+def test_a_batch_of_other_copies_is_refused_at_the_first_step(prompt):
+    pipe = tiny.stable_diffusion(diffusers.StableDiffusionInstructPix2PixPipeline, unet=tiny.unet(8))
+    before = tiny.state(pipe)
+    with (
+        pytest.raises(ValueError, match=r"InstructPix2PixPipeline calls its denoiser .* as StableDiffusionPipeline"),
+        attach(pipe, QUICK, prompt=prompt),
+    ):
+        pipe(prompt, image=torch.rand(1, 3, 32, 32), num_inference_steps=2, output_type="latent")
+    assert tiny.state(pipe) == before
 
 
 @pytest.mark.parametrize("in_place", [True, False])

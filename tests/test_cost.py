@@ -1,5 +1,7 @@
 """What guidance costs, counted before a run, against what a run does."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,6 +59,40 @@ def test_fast_memory_is_about_what_the_backward_pass_keeps():
         saved = sum(size for pointer, size in kept.items() if pointer not in weights)
     counted = cost.guided_cost(family, (32, 32), layers).peak_bytes
     assert saved <= counted <= 2 * saved
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_maps_of_pixels_by_pixels_are_not_kept(low_memory):
+    """Neither by the graph nor by the maps; and their gradient is that of maps which are."""
+    pipe = tiny.stable_diffusion()
+    pipe._guidance_scale = 1.0
+    family = family_of(pipe)
+    layers = [layer for layer in family.layers((16, 16)) if not layer.is_cross and layer.size == (16, 16)]
+    call = {**family.example_call(1, (16, 16)), "timestep": torch.tensor(500)}
+    call["sample"].normal_(generator=torch.Generator().manual_seed(0))
+    call["encoder_hidden_states"].zero_()
+    pass_ = GuidedPass(family, call, layers, low_memory)
+    kept, gradients = set(), []
+
+    def pack(tensor):
+        kept.add(tuple(tensor.shape[-2:]))
+        return tensor
+
+    def spread(probabilities):
+        return (probabilities**2).sum()
+
+    for deferred in (True, False):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor) if deferred else nullcontext(),
+            pass_.run(pass_.start, [0]) as (leaf, maps),
+        ):
+            own = maps[0].self_attention()
+            losses = [m.reduce(spread) if deferred else spread(m.probabilities) for m in own]
+            gradients.append(torch.autograd.grad(torch.stack(losses).sum(), leaf)[0])
+    assert own[0].probabilities.shape == (4, 256, 256)
+    assert kept and (256, 256) not in kept
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+    assert gradients[0].abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", method_classes())

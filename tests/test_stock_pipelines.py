@@ -41,6 +41,18 @@ def test_control_acts_and_leaves_no_trace(case):
     assert (guided - plain).norm() > 1e-2 * plain.norm()
 
 
+def test_memory_modes_agree_on_the_scale_of_a_lora():
+    """The scale of the call holds where the backward pass of low memory runs blocks again."""
+    pipe, case = stock.lora(), stock.Case("", stock.lora)
+    guided = {}
+    for scale in (0.3, 1.0):
+        for memory in ("fast", "low"):
+            with attach(pipe, CONTROL, prompt=stock.PROMPT, memory=memory):
+                guided[scale, memory] = run(pipe, case, cross_attention_kwargs={"scale": scale})
+        assert torch.equal(guided[scale, "low"], guided[scale, "fast"])
+    assert not torch.equal(guided[0.3, "fast"], guided[1.0, "fast"])
+
+
 class DDIMAt(DDIMScheduler):
     """DDIM that visits one given timestep."""
 

@@ -41,6 +41,7 @@ def batch(
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a GPU if there is one by default.")
     ] = None,
     dtype: options.Dtype = "float32",
+    memory: options.Memory = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images made at once.")] = 8,
     maps: Annotated[bool, typer.Option("--maps", help="Also save attention overlays (slower).")] = False,
     skip_invalid: Annotated[
@@ -78,12 +79,13 @@ def batch(
             raise ValueError(
                 f"{name}: {str(target)!r} must not be in {str(output)!r}, where it would count as results"
             )
+    guidance = options.read_guidance_scale(guidance_scale, model)
     parts = options.read_control(control, settings or [], model)
     part_of = _read_shard(shard)
 
     from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
     from attncontrol.losses.combining import control_to_json
-    from attncontrol.models import default_guidance_scale, resolve, tuned_settings
+    from attncontrol.models import resolve, tuned_settings
 
     defaults = {
         "control": control_to_json(parts) or None,
@@ -91,7 +93,7 @@ def batch(
         "seed": seed,
         "images_per_prompt": images_per_prompt,
         "steps": steps,
-        "guidance_scale": default_guidance_scale(model) if guidance_scale is None else guidance_scale,
+        "guidance_scale": guidance,
         "width": width,
         "height": height,
     }
@@ -101,7 +103,7 @@ def batch(
     if dry_run:
         _dry_run(plan, folder, total)
         return
-    worker = WorkerSettings(model, dtype, device, maps=maps)
+    worker = WorkerSettings(model, dtype, device, memory, maps)
     fingerprint, execute, described = _engine(worker, engine, workers, ray_address)
     run = Run(plan, folder, fingerprint, execute, batch_size, settings={**dataclasses.asdict(worker), **described})
     with _progress(total) as run.progress:

@@ -32,6 +32,7 @@ def compare(
     model: options.Model = "emoji",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
+    memory: options.Memory = "auto",
     output: options.Output = Path("outputs"),
     maps: Annotated[bool, typer.Option("--maps", help="Add each subject's attention map over the image.")] = False,
     overwrite: options.Overwrite = False,
@@ -57,7 +58,9 @@ def compare(
 
     path = output / f"{slug(prompt)}_compare.png"
     check_targets([path], overwrite)
-    request = Request(model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps)
+    request = Request(
+        model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory
+    )
     pipe = load_pipeline(model, device, dtype)
     with step_progress(len(numbers) * len(columns), steps) as advance:
         drawn = [[draw(pipe, request, methods, number, advance) for methods in columns] for number in numbers]

@@ -47,6 +47,7 @@ def generate(
     model: options.Model = "emoji",
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
+    memory: options.Memory = "auto",
     output: options.Output = Path("outputs"),
     maps: Annotated[
         bool, typer.Option("--maps", help="Also save each subject's attention map over the image.")
@@ -73,7 +74,9 @@ def generate(
     stem = f"{slug(prompt)}_{slug(control_name(methods))}"
     paths = {number: output / f"{stem}_{number}.png" for number in range(first, first + images)}
     check_targets([p for path in paths.values() for p in ((path, _maps_path(path)) if maps else (path,))], overwrite)
-    request = Request(model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps)
+    request = Request(
+        model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory
+    )
     pipe = load_pipeline(model, device, dtype)
     start = time.perf_counter()
     with step_progress(images, steps) as advance:

@@ -96,13 +96,13 @@ def _costs(names, model, steps, width, height, dtype):
             _range(*(format(value, form) for value in values))
             for values, form in ((found.passes, "d"), (found.arithmetic, ".2f"))
         )
-        memory = (f"{bytes / 2**30:.2f}" for bytes in (found.fast_bytes, found.low_bytes))
+        memory = (f"{bytes / 2**30:.2f}" for bytes in (found.fast.peak_bytes, found.low.peak_bytes))
         shape = "{}x{}".format(*found.layers[0].size)
         table.add_row(name, shape, str(len(found.layers)), passes, arithmetic, *memory)
     title = (
         f"One image of {size[1] * scale}x{size[0] * scale} in {steps} steps with {model}, classifier-free guidance, "
         f"{dtype}.\nArithmetic of plain sampling = 1; memory above the weights, for plain sampling "
-        f"{found.plain_bytes / 2**30:.2f} GiB. Ranges: without refinement, and as much as it may do.\n"
+        f"{found.plain.peak_bytes / 2**30:.2f} GiB. Ranges: without refinement, and as much as it may do.\n"
     )
     return Group(title, table)
 

@@ -39,7 +39,10 @@ NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What not
 Steps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
 GuidanceScale = Annotated[
     float | None,
-    typer.Option("--guidance-scale", help="Classifier-free guidance scale; 7.5 by default, 3 for the bundled model."),
+    typer.Option(
+        "--guidance-scale",
+        help="Classifier-free guidance scale; the model's by default: 3 for the bundled one, 5 for XL, else 7.5.",
+    ),
 ]
 Width = Annotated[
     int | None, typer.Option("--width", min=8, help="In pixels, a multiple of 8; the model's by default.")
@@ -53,6 +56,12 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Precision of the model.")]
+Memory = Annotated[
+    Literal["auto", "fast", "low"],
+    typer.Option(
+        "--memory", help="low takes more time and less memory under control, auto does so if there is too little."
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
 
@@ -140,7 +149,8 @@ def read_guidance_scale(scale: float | None, model: str) -> float:
     from attncontrol.models import default_guidance_scale
 
     if scale is None:
-        return default_guidance_scale(model)
+        with option("--model"):
+            return default_guidance_scale(model)
     if not math.isfinite(scale):
         raise ValueError(f"--guidance-scale: {scale} must be finite; 7.5 is usual")
     return scale

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from transformers import CLIPTokenizer
 
 from attncontrol.families.unet import UNetFamily
 from attncontrol.families.xl import XLFamily
+
+INSTEAD = (
+    "Use a text-to-image, image-to-image, inpainting or ControlNet pipeline of Stable Diffusion 1.x, 2.x or XL, as "
+    "StableDiffusionPipeline"
+)
 
 
 def family_of(pipe: Any) -> UNetFamily:
@@ -23,13 +29,21 @@ def family_of(pipe: Any) -> UNetFamily:
         found = type(denoiser).__name__ if denoiser is not None else "no UNet"
         raise ValueError(
             f"{name} cannot be controlled: it has {found}, and attncontrol needs a pipeline around a "
-            "UNet2DConditionModel (Stable Diffusion 1.x, 2.x or XL)"
+            f"UNet2DConditionModel. {INSTEAD}"
         )
+    if not hasattr(pipe, "tokenizer"):
+        raise ValueError(f"{name} cannot be controlled: it reads no text, so there are no words to guide. {INSTEAD}")
+    for tokenizer in (pipe.tokenizer, getattr(pipe, "tokenizer_2", None)):
+        if tokenizer is not None and not isinstance(tokenizer, CLIPTokenizer):
+            raise ValueError(
+                f"{name} cannot be controlled: its {type(tokenizer).__name__} is not CLIP's, so its words cannot be "
+                f"found among the tokens. {INSTEAD}"
+            )
     # asked of the class: before its first call a pipeline cannot answer the property itself
     if not hasattr(type(pipe), "do_classifier_free_guidance") and "do_classifier_free_guidance" not in vars(pipe):
         raise ValueError(
             f"{name} cannot be controlled: it has no property do_classifier_free_guidance, which says whether "
-            "the denoiser's batch holds unconditional rows"
+            f"the denoiser's batch holds unconditional rows. {INSTEAD}"
         )
     return XLFamily(pipe) if hasattr(pipe, "tokenizer_2") else UNetFamily(pipe)
 

@@ -185,15 +185,15 @@ class AttentionRefocusing(LayoutMethod):
         pieces = [(channels, o) for o, (groups, _) in enumerate(objects) for channels in groups]
         prepared = smooth(token_means(words, [channels for channels, _ in pieces]))
         boxes = torch.cat([self.cells(regions, size) for _, regions in objects]).to(prepared.device)
+        queries = boxes.flatten(1)
         owners = torch.tensor([o for _, o in pieces], device=prepared.device)
         box_owners = torch.tensor([o for o, (_, own) in enumerate(objects) for _ in own])
         early = self._published_step(context) < EARLY_STEPS
         terms = car_terms(prepared, owners, boxes, box_owners, early, self.release)
         loss = self.car * terms.total
         if self.sar:
-            layers = [m.probabilities for m in maps.self_attention(size)]
-            leaks = torch.stack([sar_loss(layer, boxes.flatten(1), len(objects)) for layer in layers])
-            loss = loss + self.sar * leaks.mean()
+            leaks = [m.reduce(lambda p: sar_loss(p, queries, len(objects))) for m in maps.self_attention(size)]
+            loss = loss + self.sar * torch.stack(leaks).mean()
         return Evaluation(loss, monitor=terms.min_inside)
 
     def _objects(self, context: Context) -> list[tuple[list[list[int]], tuple[Region, ...]]]:

@@ -36,8 +36,9 @@ class Context:
 
     `index` counts the solver's steps from 0, `count` is their number (51 for PNDM with 50 steps).
     `refinements` counts the moves already made in this step, `carry` is what the method's last evaluation of the
-    previous guided step left (None at first), `drop_padding` whether the text encoder's end-of-text and padding
-    positions are better left out of a softmax over tokens (2.x text encoders; A&E, section 10).
+    previous guided step left, `last_loss` the loss of its last evaluation (None at first, both), `drop_padding`
+    whether the text encoder's end-of-text and padding positions are better left out of a softmax over tokens (2.x
+    text encoders; A&E, section 10).
     """
 
     prompt: PromptStructure
@@ -47,6 +48,7 @@ class Context:
     drop_padding: bool = False
     refinements: int = 0
     carry: Any = None
+    last_loss: float | None = None
 
 
 @dataclass(frozen=True)

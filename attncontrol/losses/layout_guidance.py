@@ -67,7 +67,7 @@ class LayoutGuidance(LayoutMethod):
         return mid + [layer for layer in sides if layer.size == size]
 
     def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """The mean loss of the layers, in 0..1; the next step is handed its value."""
+        """The mean loss of the layers, in 0..1."""
         placed = self.placed(context)
         objects = [entity.token_indices for entity, _ in placed]
         losses = []
@@ -75,8 +75,7 @@ class LayoutGuidance(LayoutMethod):
             cells = torch.stack([self.cells(regions, layer.layer.size).any(0) for _, regions in placed])
             masks = cells.flatten(1).to(layer.probabilities.device)
             losses.append(layout_guidance_loss(layer.probabilities, objects, masks))
-        loss = torch.stack(losses).mean()
-        return Evaluation(loss, carry=loss.detach())
+        return Evaluation(torch.stack(losses).mean())
 
     def plain_step_size(self, context: Context) -> float:
         """0: all moves belong to `refine`."""
@@ -89,7 +88,7 @@ class LayoutGuidance(LayoutMethod):
         """
         if not self.guides(context):
             return
-        loss = None if self.variant == "default" else context.carry
+        loss = None if self.variant == "default" else context.last_loss
         for _ in range(self.max_refinement_steps):
             if self.variant == "default":
                 loss = (yield 0.0).loss

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 BUNDLED = {"emoji": Path(__file__).parent / "emoji"}
 GUIDANCE_SCALES = {"emoji": 3.0}  # what a bundled model is best sampled with
-USUAL_GUIDANCE_SCALE = 7.5  # of Stable Diffusion, the default of its pipelines
 
 
 def resolve(name_or_path: str | Path) -> str:
@@ -16,9 +17,26 @@ def resolve(name_or_path: str | Path) -> str:
     return str(BUNDLED.get(str(name_or_path), name_or_path))
 
 
+@functools.lru_cache(maxsize=64)
 def default_guidance_scale(name_or_path: str | Path) -> float:
-    """The classifier-free guidance scale programs use for a model unless they are told another one."""
-    return GUIDANCE_SCALES.get(str(name_or_path), USUAL_GUIDANCE_SCALE)
+    """The classifier-free guidance scale programs use for a model unless they are told another one.
+
+    A bundled model's own, else the default of the pipeline that the checkpoint names: 7.5 for Stable Diffusion 1.x and
+    2.x, 5 for XL. Raises ValueError if there is no checkpoint, or not of a pipeline that is guided.
+    """
+    if str(name_or_path) in GUIDANCE_SCALES:
+        return GUIDANCE_SCALES[str(name_or_path)]
+    import diffusers
+
+    try:
+        index = diffusers.DiffusionPipeline.load_config(resolve(name_or_path))
+    except OSError as error:
+        raise ValueError(f"no diffusers checkpoint at {str(name_or_path)!r}: {error}") from error
+    name = index.get("_class_name")
+    parameters = inspect.signature(getattr(diffusers, str(name), object).__call__).parameters
+    if "guidance_scale" not in parameters:
+        raise ValueError(f"the checkpoint {str(name_or_path)!r} is a {name}, which has no guidance scale")
+    return parameters["guidance_scale"].default
 
 
 def tuned_settings(path: str | Path) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from diffusers import UNet2DConditionModel
 from typer.testing import CliRunner
 
 from attncontrol.cli import app
@@ -51,6 +52,23 @@ def test_a_file_from_start_to_report(tmp_path, invoke):
     text = invoke("report", tmp_path / "plain", out, "--output", tmp_path / "both")
     assert "| pets | plain | 3 |" in text and "| pets | syngen | 3 |" in text
     assert (tmp_path / "both.html").is_file() and (out / "report.md").is_file()
+
+
+def test_the_memory_mode_is_handed_on(tmp_path, invoke, monkeypatch):
+    recomputing, enable = [], UNet2DConditionModel.enable_gradient_checkpointing
+
+    def note(unet):
+        recomputing.append(unet)
+        enable(unet)
+
+    monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", note)
+    prompts = tmp_path / "pets.txt"
+    prompts.write_text("a red cat and a blue dog\n")
+    for memory in ("fast", "low"):
+        out = tmp_path / memory
+        invoke("batch", prompts, "--output", out, "--control", "syngen", "--memory", memory)
+        assert bool(recomputing) is (memory == "low")
+        assert json.loads((out / "run.json").read_text())["memory"] == memory
 
 
 def test_geneval_layout(tmp_path, invoke):

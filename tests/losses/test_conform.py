@@ -115,9 +115,16 @@ def test_published_damage_to_the_previous_maps(case):
     ],
 )
 def test_how_often_the_published_code_scales_the_previous_maps(anchor, index, moves, evaluations):
-    method = Conform(variant="reference", refine_at=(0, 3), refinement_steps=3, anchor_step=anchor)
-    now = context(GROUPS, index=index, refinements=moves)
-    assert method._previous_scale(now) == 100.0**evaluations
+    """Previous maps that are smaller by as much come out as the plain softmax over tokens."""
+    method = Conform(
+        variant="reference", refine_at=(0, 3), refinement_steps=3, anchor_step=anchor, softmax_normalize=True,
+        smoothing=False,
+    )  # fmt: skip
+    bright = (torch.rand(8, 8, 20, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    now = context(GROUPS, index=index, refinements=moves, carry=bright * 2 * 100.0**-evaluations)
+    embeddings, _ = method.embeddings(bright, now)
+    expected = method.token_maps(2 * bright, list(group_labels(method.groups(now))), scale=1.0)
+    torch.testing.assert_close(embeddings[1::2], expected)
 
 
 def rows(attention):

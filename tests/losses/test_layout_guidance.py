@@ -54,14 +54,8 @@ def test_reference_tests_after_the_move_and_never_guides_again():
     assert moves(method, fresh, values(0.9, 0.1)) == [30, 30]
     assert moves(method, fresh, values(0.1)) == [30]
     assert moves(method, fresh, values(0.9)) == [30] * 5
-    assert moves(method, dataclasses.replace(fresh, carry=0.21), values(0.9)) == [30] * 5
-    assert moves(method, dataclasses.replace(fresh, carry=0.2), values(0.9)) == []
-
-
-def test_loss_is_carried_to_the_next_step():
-    method, maps = LayoutGuidance(variant="reference"), denoiser_maps()
-    evaluation = method.evaluate(captured(method, maps), placed(([1], [LEFT])))
-    assert evaluation.carry == evaluation.loss.item()
+    assert moves(method, dataclasses.replace(fresh, last_loss=0.21), values(0.9)) == [30] * 5
+    assert moves(method, dataclasses.replace(fresh, last_loss=0.2), values(0.9)) == []
 
 
 @pytest.mark.parametrize(("count", "guided"), [(50, 10), (51, 10), (20, 4), (3, 1)])
