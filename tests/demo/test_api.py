@@ -1,5 +1,8 @@
 """The named endpoints through gradio_client, and what the server does not hand out."""
 
+import re
+from pathlib import Path
+
 import httpx
 import pytest
 from gradio_client import Client
@@ -69,6 +72,16 @@ def test_compare_returns_a_grid_and_verdicts(client):
 def test_wrong_values_are_named(client, arguments, says):
     with pytest.raises(AppError, match=says):
         client.predict(**{"prompt": "a cat and a frog", "steps": 2, **arguments}, api_name="/generate")
+
+
+@pytest.mark.slow
+def test_the_readmes_program_runs(server):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (program,) = (p for p in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "gradio_client" in p)
+    names = {}
+    exec(program.replace("http://127.0.0.1:7860", server.url), names)
+    assert names["recipe"]["layout"] == names["boxes"] and len(names["verdicts"]) == 4
+    assert set(names["methods"]) == set(method_classes())
 
 
 def test_no_file_of_the_server_is_reachable(server):
