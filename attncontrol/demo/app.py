@@ -27,9 +27,9 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Generate"):
-                GenerateTab(studio, limits)
+                generate = GenerateTab(studio, limits)
             with gr.Tab("Compare"):
-                CompareTab(studio, limits)
+                CompareTab(studio, limits, generate.job.fields["layout"])
             with gr.Tab("Batch"):
                 BatchTab(studio, limits)
         Api(studio, limits)

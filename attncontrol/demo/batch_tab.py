@@ -19,10 +19,10 @@ from attncontrol.batch import Counts, OutputFolder, Plan, Problem, Run, Worker
 from attncontrol.batch.runner import one_by_one
 from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
-from attncontrol.demo.results import PRIVATE
+from attncontrol.demo.job_panel import QUIET, JobPanel
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
-from attncontrol.demo.task import FAILED, FieldError, read_method, whole_number
+from attncontrol.demo.task import FieldError, read_method, whole_number
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json
 from attncontrol.models import default_guidance_scale
@@ -130,101 +130,66 @@ class BatchTab:
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
-        self.errors: dict[str, gr.HTML] = {}
+        self.job = JobPanel(studio, KIND)
         with gr.Row(elem_classes="columns"):
             with gr.Column(min_width=300):
-                self.file = gr.File(
-                    label=f"Prompt file: text, CSV, TSV, JSON Lines, YAML (at most {limits.upload_mb} MB)",
-                    file_types=FORMATS,
-                    type="filepath",
-                    height=150,
-                    elem_id="batch-file",
-                )
-                self._error("file")
-                gr.HTML(
-                    "<p class='notice'>One prompt per line will do. A row may set its own method, seed, steps, "
-                    "subjects and boxes. These are for rows that do not:</p>"
-                )
-                with gr.Row():
-                    choices = [*method_classes(), ("none (plain sampling)", PLAIN)]
-                    self.method = gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="batch-method")
-                    self.steps = gr.Number(30, label=f"Steps (at most {limits.steps})", elem_id="batch-steps")
-                self._error("method")
-                self._error("steps")
+                self._inputs()
             with gr.Column(min_width=300):
-                with gr.Row(elem_classes="actions"):
-                    self.run = gr.Button("Run", variant="primary", elem_id="batch-run")
-                    self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="batch-cancel")
-                self.status = gr.HTML(elem_id="batch-status")
+                self.job.controls("Run")
                 self.report = gr.HTML(
                     pictures.notice("The file is checked as a whole before anything is drawn."), elem_id="batch-report"
                 )
                 self.download = gr.DownloadButton(
                     "Download the folder as a zip", visible=False, elem_id="batch-download"
                 )
-        inputs, checked = [self.file, self.method, self.steps], [self.report, *self.errors.values()]
-        quiet = {"show_progress": "hidden", "queue": False, **PRIVATE}
-        gr.on([self.file.upload, self.method.input, self.steps.change], self._check, inputs, checked, **quiet)
-        state = [self.run, self.cancel, self.status]
-        start = self.run.click(lambda: self._state(busy=True, text="waiting for the model"), None, state, **quiet)
-        run = start.then(
-            self._run,
-            inputs,
-            [*state, self.download, *checked],
-            show_progress="minimal",
-            show_progress_on=self.status,
-            concurrency_id="model",
-            **PRIVATE,
+        file, method, steps = self.job.fields.values()
+        checked = [self.report, *self.job.errors.values()]
+        gr.on([file.upload, method.input, steps.change], self._check, [file, method, steps], checked, **QUIET)
+        self.job.connect(self._run, [self.report, self.download])
+
+    def _inputs(self) -> None:
+        self.job.field(
+            "file",
+            gr.File(
+                label=f"Prompt file: text, CSV, TSV, JSON Lines, YAML (at most {self.limits.upload_mb} MB)",
+                file_types=FORMATS,
+                type="filepath",
+                height=150,
+                elem_id="batch-file",
+            ),
         )
-        run.failure(lambda: self._state(busy=False, text=FAILED, kind="bad"), None, state, **quiet)
-        self.cancel.click(self._cancel, None, state, cancels=run, **quiet)
-
-    def _error(self, name: str) -> None:
-        self.errors[name] = gr.HTML(visible=False, elem_id=f"error-batch-{name}")
-
-    def _no_errors(self) -> dict[Any, Any]:
-        return {slot: gr.HTML("", visible=False) for slot in self.errors.values()}
-
-    def _shown(self, error: FieldError) -> dict[Any, Any]:
-        return {**self._no_errors(), self.errors[error.field]: gr.HTML(pictures.error(str(error)), visible=True)}
+        gr.HTML(
+            "<p class='notice'>One prompt per line will do. A row may set its own method, seed, steps, "
+            "subjects and boxes. These are for rows that do not:</p>"
+        )
+        choices = [*method_classes(), ("none (plain sampling)", PLAIN)]
+        self.job.field("method", gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="batch-method"))
+        self.job.field("steps", gr.Number(30, label=f"Steps (at most {self.limits.steps})", elem_id="batch-steps"))
 
     def _check(self, path: str | None, method: str, steps: Any) -> dict[Any, Any]:
         if path is None:
-            return self._no_errors()
+            return self.job.no_errors()
         try:
             plan = read_plan(self.studio, path, method, steps, self.limits)
         except FieldError as error:
-            return self._shown(error)
-        return {**self._no_errors(), self.report: report_html(Path(path).name, *validate(plan, self.limits), path)}
+            return self.job.show_error(error)
+        report = report_html(Path(path).name, *validate(plan, self.limits), path)
+        return {**self.job.no_errors(), self.report: report}
 
-    def _run(self, path: str | None, method: str, steps: Any, request: gr.Request) -> Iterator[dict[Any, Any]]:
-        try:
-            plan = read_plan(self.studio, path, method, steps, self.limits)
-        except FieldError as error:
-            yield {**self._shown(error), **self._state(busy=False, text="Nothing was made.", kind="bad")}
-            return
+    def _run(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
+        path = values["file"]
+        plan = read_plan(self.studio, path, values["method"], values["steps"], self.limits)
         jobs, cautions, problems = validate(plan, self.limits)
-        yield {**self._no_errors(), self.report: report_html(Path(path).name, jobs, cautions, problems, path)}
+        checked = report_html(Path(path).name, jobs, cautions, problems, path)
+        yield {self.report: checked, self.download: gr.DownloadButton(visible=False)}
         if problems:
-            yield self._state(busy=False, text="Nothing was made: correct the file and upload it again.", kind="bad")
+            yield self.job.tell("Nothing was made: correct the file and upload it again.", "bad")
             return
-        yield {self.download: gr.DownloadButton(visible=False)}
         job = partial(run_batch, self.studio, Checked(Path(path), plan, jobs))
-        for report in self.studio.run(request.session_hash, KIND, job):
+        for report in self.studio.run(session, KIND, job):
             if isinstance(report, Progress):
-                yield {self.status: pictures.progress(report, None)}
+                yield {self.job.status: pictures.progress(report, None)}
                 continue
             counts, archive = report
             text = f"Done: {counts.made} images in {counts.seconds:.0f} s, {counts.failed} failed."
-            yield {self.download: gr.DownloadButton(value=archive, visible=True), **self._state(busy=False, text=text)}
-
-    def _cancel(self, request: gr.Request) -> dict[Any, Any]:
-        self.studio.stop(request.session_hash, KIND)
-        return self._state(busy=False, text="Cancelled.")
-
-    def _state(self, busy: bool, text: str, kind: str = "") -> dict[Any, Any]:
-        return {
-            self.run: gr.Button(interactive=not busy),
-            self.cancel: gr.Button(interactive=busy),
-            self.status: pictures.notice(text, kind),
-        }
+            yield {self.download: gr.DownloadButton(value=archive, visible=True), **self.job.tell(text)}

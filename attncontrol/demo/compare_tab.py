@@ -14,10 +14,11 @@ import gradio as gr
 from attncontrol.cli.drawing import slug
 from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
-from attncontrol.demo.results import PRIVATE
+from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
-from attncontrol.demo.task import FAILED, FieldError, check, field, read_method, read_request, read_seed_list
+from attncontrol.demo.task import FieldError, check, field, read_method, read_request, read_seed_list
+from attncontrol.demo.widgets import layout_of
 from attncontrol.drawing import Drawn, Request, draw
 from attncontrol.imagefile import save_image
 from attncontrol.losses import MethodSum, method_classes
@@ -26,6 +27,7 @@ from attncontrol.models import default_guidance_scale
 from attncontrol.visualize import labelled_grid
 
 KIND = "compare"
+DRAWN = "drawn"
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,17 @@ Rows = list[list[Drawn]]
 
 
 def read_comparison(
-    studio: Studio, limits: Limits, *, prompt: str, methods: Sequence[str], seeds: str, steps: Any, guidance_scale: Any
+    studio: Studio,
+    limits: Limits,
+    *,
+    prompt: str,
+    methods: Sequence[str],
+    seeds: str,
+    steps: Any,
+    guidance_scale: Any,
+    layout: Any = "auto",
 ) -> Comparison:
-    """A checked comparison; methods that need a layout get the automatic one. Raises FieldError."""
+    """A checked comparison; methods that need a layout get this one. Raises FieldError."""
     numbers = read_seed_list(seeds, limits)
     if not methods:
         raise FieldError("methods", "choose at least one method.")
@@ -61,12 +71,13 @@ def read_comparison(
             prompt,
             steps=steps,
             guidance_scale=guidance_scale,
-            layout="auto" if needs_layout else None,
+            layout=layout if needs_layout else None,
         )
         try:
             check(studio, request, control)
         except FieldError as error:
-            raise FieldError("methods", f"{name}: {error}") from error
+            at = "layout" if error.field == "layout" and layout != "auto" else "methods"
+            raise FieldError(at, f"{name}: {error}") from error
         columns.append((control, request))
     return Comparison(tuple(columns), tuple(numbers))
 
@@ -109,72 +120,58 @@ def save_comparison(comparison: Comparison, rows: Rows) -> str:
 class CompareTab:
     """The components of the tab, and their handlers."""
 
-    def __init__(self, studio: Studio, limits: Limits) -> None:
+    def __init__(self, studio: Studio, limits: Limits, drawn: Any) -> None:
+        """drawn: the layout editor whose boxes can be used."""
         self.studio, self.limits = studio, limits
-        self.fields: dict[str, Any] = {}
-        self.errors: dict[str, gr.HTML] = {}
-        self._add("prompt", gr.Textbox("a cat and a frog", label="Prompt", elem_id="compare-prompt"))
-        self._add(
+        self.job = JobPanel(studio, KIND)
+        self.job.field("prompt", gr.Textbox("a cat and a frog", label="Prompt", elem_id="compare-prompt"))
+        self.job.field(
             "methods",
             gr.CheckboxGroup(
                 [("plain", PLAIN), *method_classes()],
                 value=[PLAIN, DEFAULT_CONTROL],
-                label="Methods (those that need a layout get the automatic one)",
+                label="Methods",
                 elem_id="compare-methods",
             ),
         )
+        self.job.field(
+            "layout",
+            gr.Radio(
+                [("automatic", "auto"), ("the boxes drawn on the tab Generate", DRAWN)],
+                value="auto",
+                label="Layout, for the methods that need one",
+                elem_id="compare-layout",
+            ),
+        )
         with gr.Row():
-            self._add("seeds", gr.Textbox("0, 1", label="Seeds, separated by commas", elem_id="compare-seeds"))
-            self._add("steps", gr.Number(30, label="Steps", elem_id="compare-steps"))
+            self.job.field("seeds", gr.Textbox("0, 1", label="Seeds, separated by commas", elem_id="compare-seeds"))
+            self.job.field("steps", gr.Number(30, label="Steps", elem_id="compare-steps"))
             scale = default_guidance_scale(studio.model)
-            self._add("guidance_scale", gr.Number(scale, label="Guidance scale"))
-        with gr.Row(elem_classes="actions"):
-            self.run = gr.Button("Compare", variant="primary", elem_id="compare")
-            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="compare-cancel")
-        self.status = gr.HTML(elem_id="compare-status")
+            self.job.field("guidance_scale", gr.Number(scale, label="Guidance scale"))
+        self.job.controls("Compare")
         self.grid = gr.HTML(elem_id="comparison")
         self.download = gr.DownloadButton("Download the grid as PNG", visible=False, elem_id="compare-download")
-        quiet = {"show_progress": "hidden", "queue": False, **PRIVATE}
-        state = [self.run, self.cancel, self.status]
-        start = self.run.click(lambda: self._state(busy=True, text="waiting for the model"), None, state, **quiet)
-        run = start.then(
-            self._compare,
-            set(self.fields.values()),
-            [self.run, self.cancel, self.status, self.grid, self.download, *self.errors.values()],
-            show_progress="minimal",
-            show_progress_on=self.status,
-            concurrency_id="model",
-            **PRIVATE,
-        )
-        run.failure(lambda: self._state(busy=False, text=FAILED, kind="bad"), None, state, **quiet)
-        self.cancel.click(self._cancel, None, state, cancels=run, **quiet)
+        self.job.fields["drawn"] = drawn
+        self.job.connect(self._compare, [self.grid, self.download])
 
-    def _add(self, name: str, component: Any) -> None:
-        self.fields[name] = component
-        self.errors[name] = gr.HTML(visible=False, elem_id=f"error-compare-{name}")
-
-    def _compare(self, data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
-        no_errors = {slot: gr.HTML("", visible=False) for slot in self.errors.values()}
-        values = {name: data[component] for name, component in self.fields.items()}
-        try:
-            comparison = read_comparison(self.studio, self.limits, **values)
-            hidden = {self.download: gr.DownloadButton(visible=False), self.grid: ""}
-            yield {**no_errors, **hidden}
-            job, rows = partial(make_comparison, self.studio, comparison), []
-            for report in self.studio.run(request.session_hash, KIND, job):
-                if isinstance(report, Progress):
-                    yield {self.status: pictures.progress(report, None)}
-                else:
-                    rows = report
-                    yield {self.grid: self._grid(comparison, rows)}
-            if rows and len(rows[-1]) == len(comparison.columns) and len(rows) == len(comparison.seeds):
-                path = save_comparison(comparison, rows)
-                done = {self.download: gr.DownloadButton(value=path, visible=True)}
-                yield {**done, **self._state(busy=False, text=self._tally(comparison, rows))}
-        except FieldError as error:
-            shown = gr.HTML(pictures.error(str(error)), visible=True)
-            text = "Nothing was drawn: see the field marked in red."
-            yield {**no_errors, **self._state(busy=False, text=text, kind="bad"), self.errors[error.field]: shown}
+    def _compare(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
+        drawn = values.pop("drawn")
+        if values["layout"] == DRAWN:
+            with field("layout"):
+                values["layout"] = layout_of(drawn)
+        comparison = read_comparison(self.studio, self.limits, **values)
+        yield {self.download: gr.DownloadButton(visible=False), self.grid: ""}
+        rows: Rows = []
+        for report in self.studio.run(session, KIND, partial(make_comparison, self.studio, comparison)):
+            if isinstance(report, Progress):
+                yield {self.job.status: pictures.progress(report, None)}
+            else:
+                rows = report
+                yield {self.grid: self._grid(comparison, rows)}
+        if sum(len(row) for row in rows) == len(comparison.columns) * len(comparison.seeds):
+            path = save_comparison(comparison, rows)
+            done = {self.download: gr.DownloadButton(value=path, visible=True)}
+            yield {**done, **self.job.tell(self._tally(comparison, rows))}
 
     def _grid(self, comparison: Comparison, rows: Rows) -> str:
         verdicts = [[pictures.judge(self.studio, drawn) or () for drawn in row] for row in rows]
@@ -192,14 +189,3 @@ class CompareTab:
         right = [sum(all(ok for _, ok in row[i]) for row in judged) for i in range(len(comparison.columns))]
         counts = ", ".join(f"{t} {n} of {len(rows)}" for t, n in zip(comparison.titles, right, strict=True))
         return f"Done. Every object there, in its colour: {counts}."
-
-    def _cancel(self, request: gr.Request) -> dict[Any, Any]:
-        self.studio.stop(request.session_hash, KIND)
-        return self._state(busy=False, text="Cancelled.")
-
-    def _state(self, busy: bool, text: str, kind: str = "") -> dict[Any, Any]:
-        return {
-            self.run: gr.Button(interactive=not busy),
-            self.cancel: gr.Button(interactive=busy),
-            self.status: pictures.notice(text, kind),
-        }

@@ -5,16 +5,18 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import examples, pictures, recipes
-from attncontrol.demo.results import PRIVATE, Results
+from attncontrol.demo.job_panel import PRIVATE, QUIET, JobPanel
+from attncontrol.demo.results import Results
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Studio
-from attncontrol.demo.task import FAILED, FieldError, check, field, make_pairs, read_request, read_task
+from attncontrol.demo.task import FieldError, check, field, make_pairs, read_request, read_task
 from attncontrol.demo.widgets import (
     boxes_of,
     edited_subjects,
@@ -40,8 +42,7 @@ class GenerateTab:
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
-        self.fields: dict[str, Any] = {}
-        self.errors: dict[str, gr.HTML] = {}
+        self.job = JobPanel(studio, KIND)
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=5, min_width=300):
                 self._prompt_and_subjects()
@@ -49,49 +50,39 @@ class GenerateTab:
                 self._layout()
                 self._sampling()
                 self.restore = gr.File(
-                    label="Restore: drop a PNG made here, its settings come back",
+                    label="Restore settings: drop a PNG made here",
                     file_types=[".png"],
                     type="filepath",
                     height=150,
                     elem_id="restore",
                 )
-                self._error("restore")
+                self.job.error_slot("restore")
             with gr.Column(scale=6, min_width=300):
-                with gr.Row(elem_classes="actions"):
-                    self.generate = gr.Button("Generate", variant="primary", elem_id="generate")
-                    self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False)
+                self.job.controls("Generate", "Press Generate: the same seed is drawn without and with control.")
                 self.results = Results()
                 self.examples = examples.table()
         self._events()
 
-    def _error(self, name: str) -> None:
-        self.errors[name] = gr.HTML(visible=False, elem_id=f"error-{name}")
-
-    def _add(self, name: str, component: Any) -> Any:
-        self.fields[name] = component
-        self._error(name)
-        return component
-
     def _prompt_and_subjects(self) -> None:
-        self._add(
+        self.job.field(
             "prompt",
             gr.Textbox(FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="prompt", autofocus=True),
         )
         groups = word_groups(self.studio, FIRST_PROMPT, structure_of(FIRST_PROMPT, self.studio.pipe.tokenizer))
-        self._add("subjects", widget("subject-words", groups))
+        self.job.field("subjects", widget("subject-words", groups))
 
     def _method(self) -> None:
         classes = method_classes()
         choices = [*classes, ("none (plain sampling)", PLAIN)]
-        self._add("method", gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="method"))
+        self.job.field("method", gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="method"))
         self.about = gr.HTML(_about(DEFAULT_CONTROL), elem_id="about-method")
         with gr.Accordion("Settings of the method", open=False, elem_id="settings") as self.settings_part:
-            self._add("settings", widget("settings-form", settings_form(self.studio, DEFAULT_CONTROL)))
+            self.job.field("settings", widget("settings-form", settings_form(self.studio, DEFAULT_CONTROL)))
 
     def _layout(self) -> None:
         with gr.Accordion("Layout", open=False, elem_id="layout") as self.layout_part:
-            phrases = _phrases(self.fields["subjects"].value)
-            self._add("layout", widget("layout-editor", {**empty_layout(), "phrases": phrases}))
+            phrases = _phrases(self.job.fields["subjects"].value)
+            self.job.field("layout", widget("layout-editor", {**empty_layout(), "phrases": phrases}))
             with gr.Row():
                 self.automatic = gr.Button("Automatic", size="sm", elem_id="automatic-layout")
                 self.clear = gr.Button("Clear", size="sm", elem_id="clear-layout")
@@ -99,72 +90,47 @@ class GenerateTab:
     def _sampling(self) -> None:
         limits, side = self.limits, self.studio.size
         with gr.Row(elem_classes="seed-row"):
-            self._add("seed", gr.Textbox("0", label="Seed", min_width=120, elem_id="seed"))
+            self.job.field("seed", gr.Textbox("0", label="Seed", min_width=120, elem_id="seed"))
             self.dice = gr.Button("Random", size="md", min_width=90, scale=0, elem_id="dice")
-            self._add("images", gr.Number(1, label="Images", min_width=90, elem_id="images"))
+            self.job.field("images", gr.Number(1, label="Images", min_width=90, elem_id="images"))
         with gr.Accordion("Sampling", open=False, elem_id="sampling") as self.sampling_part:
             with gr.Row():
-                self._add("steps", gr.Number(30, label=f"Steps (at most {limits.steps})", elem_id="steps"))
+                self.job.field("steps", gr.Number(30, label=f"Steps (at most {limits.steps})", elem_id="steps"))
                 scale = default_guidance_scale(self.studio.model)
-                self._add("guidance_scale", gr.Number(scale, label="Guidance scale", elem_id="guidance"))
+                self.job.field("guidance_scale", gr.Number(scale, label="Guidance scale", elem_id="guidance"))
             with gr.Row():
-                self._add("width", gr.Number(side, label="Width in pixels", elem_id="width"))
-                self._add("height", gr.Number(side, label="Height in pixels", elem_id="height"))
-            self._add("negative_prompt", gr.Textbox(label="Negative prompt", elem_id="negative-prompt"))
+                self.job.field("width", gr.Number(side, label="Width in pixels", elem_id="width"))
+                self.job.field("height", gr.Number(side, label="Height in pixels", elem_id="height"))
+            self.job.field("negative_prompt", gr.Textbox(label="Negative prompt", elem_id="negative-prompt"))
 
     def _events(self) -> None:
-        fields, results = self.fields, self.results
-        quiet = {"show_progress": "hidden", "queue": False, **PRIVATE}
-        words = [fields["subjects"], fields["layout"]]
-        fields["prompt"].change(
-            self._parse, [fields["prompt"], fields["layout"]], words, trigger_mode="always_last", **quiet
-        )
-        fields["method"].input(
-            self._choose_method, fields["method"], [self.about, fields["settings"], self.layout_part], **quiet
-        )
-        self.dice.click(lambda: str(secrets.randbelow(2**32)), None, fields["seed"], **quiet)
-        self.automatic.click(
-            self._automatic,
-            [fields["prompt"], fields["subjects"], fields["layout"]],
-            [fields["layout"], self.errors["layout"]],
-            **quiet,
-        )
-        self.clear.click(lambda layout: {**layout, "boxes": []}, fields["layout"], fields["layout"], **quiet)
+        fields, errors = self.job.fields, self.job.errors
+        prompt, layout = fields["prompt"], fields["layout"]
+        prompt.change(self._parse, [prompt, layout], [fields["subjects"], layout], **QUIET)
+        prompt.submit(None, js="() => document.getElementById('generate').click()", **PRIVATE)
+        methods = [self.about, fields["settings"], self.layout_part]
+        fields["method"].input(self._choose_method, [fields["method"], fields["settings"]], methods, **QUIET)
+        self.dice.click(lambda: str(secrets.randbelow(2**32)), None, fields["seed"], **QUIET)
+        placed = [prompt, fields["subjects"], layout]
+        self.automatic.click(self._automatic, placed, [layout, errors["layout"]], **QUIET)
+        self.clear.click(lambda layout: {**layout, "boxes": []}, layout, layout, **QUIET)
         for side in ("width", "height"):
-            sides = [fields["layout"], fields["width"], fields["height"]]
-            fields[side].change(_reshape, sides, fields["layout"], **quiet)
-        start = gr.on(
-            [self.generate.click, fields["prompt"].submit],
-            lambda: self._busy("waiting for the model"),
-            None,
-            [self.generate, self.cancel, results.status],
-            trigger_mode="once",
-            **quiet,
-        )
-        run = start.then(
-            self._generate,
-            set(fields.values()),
-            [
-                *(self.generate, self.cancel, results.status, *results.outputs),
-                *(*self.errors.values(), self.settings_part, self.layout_part, self.sampling_part),
-            ],
-            show_progress="minimal",
-            show_progress_on=results.status,
-            concurrency_id="model",
-            **PRIVATE,
-        )
-        run.failure(lambda: self._idle(FAILED, "bad"), None, [self.generate, self.cancel, results.status], **quiet)
-        self.cancel.click(self._cancel, None, [self.generate, self.cancel, results.status], cancels=run, **quiet)
-        restored = [*fields.values(), self.about, *self.errors.values(), self.layout_part, self.sampling_part]
-        self.restore.upload(self._restore, [self.restore, fields["layout"]], restored, **quiet)
-        self.examples.click(self._load_example, [self.examples, fields["layout"]], restored, **quiet)
+            fields[side].change(_reshape, [layout, fields["width"], fields["height"]], layout, **QUIET)
+        self.job.parts = {"settings": self.settings_part, "layout": self.layout_part}
+        self.job.parts |= dict.fromkeys(SAMPLING_FIELDS, self.sampling_part)
+        self.job.connect(self._generate, self.results.outputs)
+        restored = [*fields.values(), self.about, *errors.values(), self.layout_part, self.sampling_part]
+        self.restore.upload(self._restore, [self.restore, layout], restored, **QUIET)
+        self.examples.click(self._load_example, [self.examples, layout], restored, **QUIET)
 
     def _parse(self, prompt: str, layout: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         text = (prompt or "").strip()[: self.limits.prompt_characters]
         groups = word_groups(self.studio, text, quiet_structure(self.studio, text)) if text else {"words": []}
         return {**groups, "typed": True}, {**layout, "phrases": _phrases(groups)}
 
-    def _choose_method(self, method: str) -> tuple[str, dict[str, Any], Any]:
+    def _choose_method(self, method: str, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
+        if settings["method"] == method:  # the browser tells of one choice twice
+            return gr.skip(), gr.skip(), gr.skip()
         needs_layout = method != PLAIN and method_classes()[method].needs_layout
         opened = gr.Accordion(open=True) if needs_layout else gr.skip()
         return _about(method), settings_form(self.studio, method), opened
@@ -184,22 +150,14 @@ class GenerateTab:
         ]
         return {**layout, "boxes": boxes}, gr.HTML("", visible=False)
 
-    def _generate(self, data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
-        values = {name: data[component] for name, component in self.fields.items()}
-        try:
-            task = self._read(values)
-            yield self._no_errors()
-            preview = None
-            for report in self.studio.run(
-                request.session_hash, KIND, lambda tell: make_pairs(self.studio, task, tell)
-            ):
-                if isinstance(report, Progress):
-                    preview = report.preview or preview
-                    yield {self.results.status: pictures.progress(report, preview)}
-                else:
-                    yield {**self._idle(_summary(report)), **self.results.show(report)}
-        except FieldError as error:
-            yield {**self._idle("Nothing was drawn: see the field marked in red.", "bad"), **self._show_error(error)}
+    def _generate(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
+        task, preview = self._read(values), None
+        for report in self.studio.run(session, KIND, partial(make_pairs, self.studio, task)):
+            if isinstance(report, Progress):
+                preview = report.preview or preview
+                yield {self.job.status: pictures.progress(report, preview)}
+            else:
+                yield {**self.job.tell(_summary(report)), **self.results.show(report)}
 
     def _read(self, values: dict[str, Any]) -> Any:
         prompt = (values["prompt"] or "").strip()
@@ -215,35 +173,6 @@ class GenerateTab:
             subjects=edited_subjects(values["subjects"], prompt),
             layout=layout,
         )
-
-    def _cancel(self, request: gr.Request) -> dict[Any, Any]:
-        self.studio.stop(request.session_hash, KIND)
-        return self._idle("Cancelled.")
-
-    def _busy(self, text: str) -> dict[Any, Any]:
-        return {
-            self.generate: gr.Button(interactive=False),
-            self.cancel: gr.Button(interactive=True),
-            self.results.status: pictures.notice(text),
-        }
-
-    def _idle(self, text: str, kind: str = "") -> dict[Any, Any]:
-        return {
-            self.generate: gr.Button(interactive=True),
-            self.cancel: gr.Button(interactive=False),
-            self.results.status: pictures.notice(text, kind),
-        }
-
-    def _no_errors(self) -> dict[Any, Any]:
-        return {slot: gr.HTML("", visible=False) for slot in self.errors.values()}
-
-    def _show_error(self, error: FieldError) -> dict[Any, Any]:
-        parts = {"settings": self.settings_part, "layout": self.layout_part} | dict.fromkeys(
-            SAMPLING_FIELDS, self.sampling_part
-        )
-        opened = {parts[error.field]: gr.Accordion(open=True)} if error.field in parts else {}
-        shown = gr.HTML(pictures.error(str(error)), visible=True)
-        return {**self._no_errors(), **opened, self.errors[error.field]: shown}
 
     def _restore(self, path: str, layout: dict[str, Any]) -> dict[Any, Any]:
         try:
@@ -266,7 +195,7 @@ class GenerateTab:
                 return self._fill(values, layout)
         except FieldError as error:
             message = str(error).replace(repr(path), "the file")
-            return {**self._no_errors(), self.errors["restore"]: gr.HTML(pictures.error(message), visible=True)}
+            return self.job.show_error(FieldError("restore", message))
 
     def _load_example(self, index: int, layout: dict[str, Any]) -> dict[Any, Any]:
         return self._fill(examples.values_of(index), layout)
@@ -289,13 +218,13 @@ class GenerateTab:
         simple = ("prompt", "method", "steps", "guidance_scale", "negative_prompt", "width", "height")
         needs_layout = method != PLAIN and method_classes()[method].needs_layout
         return {
-            **self._no_errors(),
-            **{self.fields[name]: values[name] for name in simple if name in values},
-            self.fields["seed"]: str(values["seed"]),
-            self.fields["images"]: 1,
-            self.fields["settings"]: settings_form(self.studio, method, values.get("settings")),
-            self.fields["subjects"]: groups,
-            self.fields["layout"]: {**layout, "phrases": _phrases(groups), "boxes": boxes_of(boxes)},
+            **self.job.no_errors(),
+            **{self.job.fields[name]: values[name] for name in simple if name in values},
+            self.job.fields["seed"]: str(values["seed"]),
+            self.job.fields["images"]: 1,
+            self.job.fields["settings"]: settings_form(self.studio, method, values.get("settings")),
+            self.job.fields["subjects"]: groups,
+            self.job.fields["layout"]: {**layout, "phrases": _phrases(groups), "boxes": boxes_of(boxes)},
             self.about: _about(method),
             self.layout_part: gr.Accordion(open=needs_layout),
             self.sampling_part: gr.Accordion(open="steps" in values),

@@ -13,6 +13,7 @@ import gradio as gr
 from attncontrol.cli.drawing import slug
 from attncontrol.control import resolve_control
 from attncontrol.demo import pictures, recipes
+from attncontrol.demo.job_panel import QUIET
 from attncontrol.demo.loss_plot import loss_plot
 from attncontrol.demo.task import Pair
 from attncontrol.demo.widgets import boxes_of
@@ -60,13 +61,10 @@ class Results:
     def __init__(self) -> None:
         self.shown = gr.State(None, time_to_live=24 * 3600)
         self.selected = gr.State(0)
-        self.status = gr.HTML(
-            pictures.notice("Press Generate: the same seed is drawn without and with control."), elem_id="status"
-        )
         with gr.Tabs(elem_id="result-tabs"):
             with gr.Tab("Images"):
                 self.slider = gr.ImageSlider(
-                    label="Plain (left) and with control (right), same seed",
+                    label="Left: plain, right: with control",
                     elem_id="before-after",
                     interactive=False,
                     visible=False,
@@ -94,18 +92,12 @@ class Results:
                 self.download = gr.DownloadButton(
                     "Download PNG with its recipe inside", elem_id="download", interactive=False
                 )
-                self.python = gr.Code(label="Python", language="python", interactive=False, elem_id="as-python")
-                self.command = gr.Code(label="Command line", language="shell", interactive=False, elem_id="as-command")
-        self.gallery.select(self._select, self.shown, [self.selected, *self._all], show_progress="hidden", **PRIVATE)
-        self.step.change(
-            self._change_step,
-            [self.shown, self.selected, self.step],
-            self.maps,
-            show_progress="hidden",
-            trigger_mode="always_last",
-            queue=False,
-            **PRIVATE,
-        )
+                code = {"interactive": False, "wrap_lines": True}
+                self.python = gr.Code(label="Python", language="python", elem_id="as-python", **code)
+                self.command = gr.Code(label="Command line", language="shell", elem_id="as-command", **code)
+        every = {**QUIET, "trigger_mode": "multiple"}  # what was selected is in the event
+        self.gallery.select(self._select, self.shown, [self.selected, *self._all], **every)
+        self.step.change(self._change_step, [self.shown, self.selected, self.step], self.maps, **QUIET)
 
     @property
     def _all(self) -> list[Any]:
@@ -160,6 +152,3 @@ class Results:
 
     def _change_step(self, shown: Shown | None, index: int, step: float) -> str:
         return "" if shown is None else pictures.attention(shown.pair_of(index), int(step))
-
-
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # the API has functions of its own, in api.py

@@ -18,8 +18,6 @@ from attncontrol.layout import place, read_layout
 from attncontrol.losses import MethodSum
 from attncontrol.prompt import structure_of
 
-FAILED = "This failed in a way the page did not foresee; the server's log has the details."
-
 
 class FieldError(ValueError):
     """A sentence about what is wrong in one field."""

@@ -1,10 +1,16 @@
 """The named endpoints through gradio_client, and what the server does not hand out."""
 
+import re
+from pathlib import Path
+
 import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from attncontrol.demo import Limits, build_demo
+from attncontrol.demo.app import serve
+from attncontrol.demo.studio import Studio
 from attncontrol.imagefile import read_recipe
 from attncontrol.losses import method_classes
 
@@ -68,10 +74,38 @@ def test_wrong_values_are_named(client, arguments, says):
         client.predict(**{"prompt": "a cat and a frog", "steps": 2, **arguments}, api_name="/generate")
 
 
+@pytest.mark.slow
+def test_the_readmes_program_runs(server):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (program,) = (p for p in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "gradio_client" in p)
+    names = {}
+    exec(program.replace("http://127.0.0.1:7860", server.url), names)
+    assert names["recipe"]["layout"] == names["boxes"] and len(names["verdicts"]) == 4
+    assert set(names["methods"]) == set(method_classes())
+
+
 def test_no_file_of_the_server_is_reachable(server):
     for path in ("/etc/hostname", "pyproject.toml", "attncontrol/__init__.py", "../../etc/hostname"):
         for route in ("file=", "gradio_api/file="):
             assert httpx.get(f"{server.url}{route}{path}").status_code in (403, 404)
+
+
+def test_a_password_and_a_model_that_the_oracle_does_not_know(pipe, tmp_path):
+    limits = Limits(size=64, steps=2, images=1)
+    demo = build_demo(Studio(pipe, "tiny"), limits)
+    try:
+        url = serve(demo, limits, auth=[("ann", "secret")], block=False)
+        for route in ("config", "gradio_api/info"):
+            assert httpx.get(url + route).status_code == 401
+        with pytest.raises(ValueError, match="Could not login"):
+            Client(url, verbose=False, auth=("ann", "wrong"))
+        client = Client(url, verbose=False, auth=("ann", "secret"), download_files=tmp_path)
+        _, verdicts = client.predict("a cat and a frog", ["none", "syngen"], "3", 2, 3.0, api_name="/compare")
+        assert [v["right"] for v in verdicts] == [{}, {}]
+        with pytest.raises(AppError, match="steps: 3 is out of range"):
+            client.predict("a cat and a frog", steps=3, api_name="/generate")
+    finally:
+        demo.close()
 
 
 def test_a_path_of_the_server_is_no_upload(server):

@@ -4,12 +4,9 @@ import json
 import zipfile
 
 import httpx
-import pytest
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
-
-pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
 expect.set_options(timeout=PATIENCE)
 
@@ -25,7 +22,7 @@ def test_a_prompt_file_becomes_a_zip(visit, tmp_path):
     page = visit()
     upload(page, tmp_path / "two.txt", "a cat and a frog\na bear\n")
     expect(page.locator("#batch-report")).to_contain_text("valid: 2 images")
-    page.locator("#batch-run").click()
+    page.locator("#batch").click()
     expect(page.locator("#batch-status")).to_contain_text("Done: 2 images")
     with page.expect_download() as download:
         page.locator("#batch-download").click()
@@ -46,8 +43,23 @@ def test_problems_are_listed_by_line_and_nothing_is_run(visit, tmp_path):
     expect(report).to_contain_text("bad.csv cannot be run")
     assert report.locator("td").nth(0).inner_text() == "3"
     assert report.locator("td").nth(1).inner_text() == "steps"
-    page.locator("#batch-run").click()
+    page.locator("#batch").click()
     expect(page.locator("#batch-status")).to_contain_text("Nothing was made")
+
+
+def test_a_file_is_checked_though_the_answer_to_a_check_before_is_late(visit, tmp_path):
+    page, held = visit(), []
+    page.route("**/gradio_api/run/predict", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_role("tab", name="Batch").click()
+    with page.expect_request("**/gradio_api/run/predict"):
+        page.locator("#batch-steps input").fill("2")
+    path = tmp_path / "one.txt"
+    path.write_text("a cat\n")
+    with page.expect_response("**/gradio_api/upload?*"):
+        page.locator("#batch-file input[type=file]").set_input_files(path)
+    expect(page.locator("#batch-file")).to_contain_text("6.0 B")
+    held[0].continue_()
+    expect(page.locator("#batch-report")).to_contain_text("valid: 1 image")
 
 
 def test_what_is_beyond_the_limits_is_refused(visit, tmp_path):

@@ -1,11 +1,13 @@
 """The Compare tab in a real browser."""
 
-import pytest
+import json
+
+from PIL import Image
 from playwright.sync_api import expect
 
+from attncontrol.imagefile import RECIPE_KEY
 from tests.demo.conftest import PATIENCE
-
-pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
+from tests.demo.test_generate import open_part
 
 expect.set_options(timeout=PATIENCE)
 
@@ -30,6 +32,28 @@ def test_a_grid_with_the_oracles_verdicts(visit, tmp_path):
     with page.expect_download() as download:
         page.locator("#compare-download").click()
     assert download.value.suggested_filename == "a-cat-and-a-frog_compare.png"
+
+
+def test_boxes_drawn_on_the_tab_generate_are_used(visit, tmp_path):
+    page = visit()
+    open_part(page, "layout")
+    page.locator(".layout-editor .add").click()
+    open_tab(page)
+    for method in ("plain", "attend-and-excite"):
+        page.locator("#compare-methods").get_by_label(method).uncheck()
+    page.locator("#compare-methods").get_by_label("boxdiff").check()
+    page.locator("#compare-layout").get_by_label("the boxes drawn").check()
+    page.locator("#compare-seeds input, #compare-seeds textarea").first.fill("0")
+    page.locator("#compare").click()
+    with page.expect_download() as download:
+        page.locator("#compare-download").click()
+    download.value.save_as(tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        (recipe,) = json.loads(grid.info[RECIPE_KEY])
+    assert recipe["layout"] == {"cat": [[0.25, 0.25, 0.75, 0.75]]}
+    page.locator("#compare-prompt input, #compare-prompt textarea").first.fill("a bear and a clock")
+    page.locator("#compare").click()
+    expect(page.locator("#error-compare-layout")).to_contain_text("not in the prompt")
 
 
 def test_wrong_fields_say_so(visit):

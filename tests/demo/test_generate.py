@@ -4,27 +4,27 @@ import re
 import threading
 import time
 
-import pytest
 from playwright.sync_api import expect
 
 from attncontrol.imagefile import read_recipe
 from tests.demo.conftest import PATIENCE
 
-pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
-
 expect.set_options(timeout=PATIENCE)
+
+
+IDLE = "() => new Promise((done) => requestIdleCallback(() => requestIdleCallback(done)))"
 
 
 def set_steps(page, steps):
     if not page.locator("#steps input").is_visible():
-        page.locator("#sampling button").first.click()
+        open_part(page, "sampling")
     page.locator("#steps input").fill(str(steps))
 
 
 def generate(page, steps=2):
     set_steps(page, steps)
     page.locator("#generate").click()
-    expect(page.locator("#status")).to_contain_text("Done")
+    expect(page.locator("#generate-status")).to_contain_text("Done")
 
 
 def type_prompt(page, text, words):
@@ -39,6 +39,8 @@ def choose(page, method):
 
 def open_part(page, name):
     page.locator(f"#{name} button").first.click()
+    page.wait_for_timeout(300)
+    page.evaluate(IDLE)  # what opens is filled with its values by and by
 
 
 def drag(page, start, end, box=".layout-editor .canvas"):
@@ -60,7 +62,7 @@ def test_an_image_its_maps_and_its_recipe_which_restores_the_settings(visit, tmp
     page = visit()
     page.get_by_label("Seed", exact=True).fill("7")
     generate(page, steps=3)
-    expect(page.locator("#status")).to_contain_text("guided: cat, frog")
+    expect(page.locator("#generate-status")).to_contain_text("guided: cat, frog")
     expect(page.locator("#before-after img")).to_have_count(2)
     page.get_by_role("tab", name="Attention").click()
     maps = page.locator("#maps img")
@@ -110,7 +112,7 @@ def test_clicks_on_words_change_the_subjects(visit):
     word.filter(has_text="blue").click()
     word.filter(has_text="red").click()
     generate(page)
-    expect(page.locator("#status")).to_contain_text("guided: crown;")
+    expect(page.locator("#generate-status")).to_contain_text("guided: crown;")
 
 
 def test_a_long_prompt_shows_what_the_text_encoder_cuts_off(visit):
@@ -121,7 +123,7 @@ def test_a_long_prompt_shows_what_the_text_encoder_cuts_off(visit):
     expect(page.locator(".subject-words .word").last).to_be_disabled()
 
 
-def test_boxes_are_drawn_moved_resized_typed_and_obeyed(visit):
+def test_boxes_are_drawn_moved_resized_typed_and_obeyed(visit, tmp_path):
     page = visit()
     choose(page, "layout-guidance")
     canvas = page.locator(".layout-editor .canvas")
@@ -142,6 +144,15 @@ def test_boxes_are_drawn_moved_resized_typed_and_obeyed(visit):
     assert names.all_inner_texts() == ["cat", "frog"]
     generate(page)
     expect(page.locator("#boxed .box")).to_have_count(2)
+    page.get_by_role("tab", name="Recipe").click()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    download.value.save_as(tmp_path / "boxes.png")
+    other = visit()
+    other.locator("#restore input[type=file]").set_input_files(tmp_path / "boxes.png")
+    expect(other.locator(".layout-editor .box .name")).to_have_text(["cat", "frog"])
+    assert box_numbers(other) == box_numbers(page)
+    expect(other.locator("#method input")).to_have_value("layout-guidance")
     page.locator(".layout-editor .box").last.focus()
     page.keyboard.press("Delete")
     expect(names).to_have_count(1)
@@ -153,9 +164,11 @@ def test_cancel_stops_the_work(visit, server):
     page = visit()
     set_steps(page, 100)
     page.locator("#generate").click()
-    expect(page.locator("#status .progress")).to_be_visible()
-    page.locator("#cancel").click()
-    expect(page.locator("#status")).to_contain_text("Cancelled")
+    expect(page.locator("#generate-status .progress")).to_be_visible()
+    page.locator("#generate-cancel").click()
+    expect(page.locator("#generate")).to_be_enabled()
+    page.wait_for_timeout(1500)  # for whatever else the page may say
+    expect(page.locator("#generate-status")).to_contain_text("Cancelled")
     deadline = time.monotonic() + PATIENCE / 1000
     while any(thread.name == "demo-generate" for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "the job goes on"
@@ -169,7 +182,7 @@ def test_every_wrong_field_says_so_beside_itself(visit):
 
     def wrong(name, says):
         generate_button.click()
-        error = page.locator(f"#error-{name}")
+        error = page.locator(f"#error-generate-{name}")
         expect(error).to_contain_text(says)
         expect(page.locator(".field-error")).to_have_count(1)
 
@@ -214,7 +227,7 @@ def test_a_png_without_recipe_and_a_file_that_is_none_are_refused(visit, tmp_pat
         else:
             path.write_bytes(content)
         page.locator("#restore input[type=file]").set_input_files(path)
-        expect(page.locator("#error-restore")).to_contain_text(re.compile(says, re.IGNORECASE))
+        expect(page.locator("#error-generate-restore")).to_contain_text(re.compile(says, re.IGNORECASE))
         page.reload()
         page.locator(".subject-words .word").first.wait_for()
 
@@ -226,13 +239,51 @@ def test_two_visitors_do_not_see_each_others_work(visit):
     set_steps(second, 2)
     first.locator("#generate").click()
     second.locator("#generate").click()
-    expect(second.locator("#status")).to_contain_text("guided: bear, clock")
-    expect(first.locator("#status")).to_contain_text("guided: cat, frog")
+    expect(second.locator("#generate-status")).to_contain_text("guided: bear, clock")
+    expect(first.locator("#generate-status")).to_contain_text("guided: cat, frog")
     for page in (first, second):
         expect(page.locator("#gallery img")).to_have_count(2)
     first.reload()
     first.locator(".subject-words .word").first.wait_for()
     expect(first.locator("#gallery img")).to_have_count(0)
+
+
+def test_a_visitor_who_waits_sees_the_place_in_the_queue_and_may_leave_it(visit):
+    first, second = visit(), visit()
+    for page in (first, second):
+        set_steps(page, 100)
+    first.locator("#generate").click()
+    expect(first.locator("#generate-status .progress")).to_be_visible()
+    second.locator("#generate").click()
+    expect(second.locator("#generate-status")).to_contain_text("queue: 1/1")
+    second.locator("#generate-cancel").click()
+    expect(second.locator("#generate-status")).to_contain_text("Cancelled")
+    expect(second.locator("#generate")).to_be_enabled()
+    expect(first.locator("#generate-status .progress")).to_be_visible()
+    first.locator("#generate-cancel").click()
+    expect(first.locator("#generate")).to_be_enabled()
+
+
+def test_every_control_has_a_name_and_the_keyboard_reaches_it(visit):
+    page = visit()
+    for part in ("settings", "layout", "sampling"):
+        open_part(page, part)
+    page.locator(".layout-editor .canvas").press("Enter")
+    expect(page.locator(".layout-editor .box")).to_have_count(1)
+    word = page.locator(".subject-words .word").filter(has_text="cat")
+    word.press("Space")
+    expect(word).to_have_attribute("aria-pressed", "false")
+    expect(word).to_be_focused()
+    for tab in ("Generate", "Compare", "Batch"):
+        page.get_by_role("tab", name=tab).press("Enter")
+        page.wait_for_timeout(300)
+        assert page.evaluate(NAMELESS) == []
+
+
+NAMELESS = """() => [...document.querySelectorAll("button, input, textarea, select, [tabindex='0']")]
+  .filter((e) => e.checkVisibility() && !e.ariaLabel && !e.title && !e.textContent.trim() && !e.labels?.length
+    && !e.getAttribute("aria-labelledby") && !e.getAttribute("aria-describedby") && !e.closest("label"))
+  .map((e) => e.outerHTML.slice(0, 200))"""
 
 
 def test_on_a_phone_nothing_sticks_out_and_touch_draws(visit):
@@ -254,4 +305,7 @@ def test_on_a_phone_nothing_sticks_out_and_touch_draws(visit):
     touch("touchEnd")
     expect(page.locator(".layout-editor .box")).to_have_count(1)
     generate(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for tab in ("Images", "Attention", "Recipe"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -1,0 +1,109 @@
+"""What every tab has: a button that runs its job, one that cancels it, the job's state, and errors beside fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from attncontrol.demo import pictures
+from attncontrol.demo.studio import Studio
+from attncontrol.demo.task import FieldError
+
+FAILED = "This failed in a way the page did not foresee; the server's log has the details."
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # the API has functions of its own, in api.py
+# Gradio's default mode "once" forgets what happens while the answer to an event before is on its way.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last", **PRIVATE}
+
+
+class JobPanel:
+    """The components, and the events of a job's life. `kind` names the job and is in the components' ids."""
+
+    def __init__(self, studio: Studio, kind: str) -> None:
+        self.studio, self.kind = studio, kind
+        self.fields: dict[str, Any] = {}
+        self.errors: dict[str, gr.HTML] = {}
+        self.parts: dict[str, gr.Accordion] = {}  # of the fields in accordions, for errors to open
+        self._cancelled: set[str] = set()
+
+    def field(self, name: str, component: Any) -> None:
+        """Notes an input of the job and puts the place for its errors below it, in a row too."""
+        self.fields[name] = component
+        component.unrender()
+        with gr.Column(min_width=component.min_width or 160, elem_classes="field"):
+            component.render()
+            self.error_slot(name)
+
+    def error_slot(self, name: str) -> None:
+        """The place for errors of this name."""
+        self.errors[name] = gr.HTML(visible=False, elem_id=f"error-{self.kind}-{name}")
+
+    def controls(self, label: str, text: str = "") -> None:
+        """The two buttons and the line about the job's state."""
+        with gr.Row(elem_classes="actions"):
+            self.run = gr.Button(label, variant="primary", elem_id=self.kind)
+            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id=f"{self.kind}-cancel")
+        self.status = gr.HTML(pictures.notice(text), elem_id=f"{self.kind}-status")
+
+    def connect(self, work: Callable[[dict[str, Any], str], Iterator[dict[Any, Any]]], outputs: Sequence[Any]) -> None:
+        """Runs work(values of the fields, session) at a press of the button, in the queue for the model.
+
+        What it yields are updates of the status and of `outputs`; a FieldError goes beside its field.
+        """
+
+        def run_job(data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+            self._cancelled.discard(request.session_hash)
+            yield self.no_errors()
+            try:
+                values = {name: data[component] for name, component in self.fields.items()}
+                yield from work(values, request.session_hash)
+            except FieldError as error:
+                yield {**self.tell("Nothing was made: see the field marked in red.", "bad"), **self.show_error(error)}
+
+        buttons = [self.run, self.cancel]
+        start = self.run.click(self._start, None, [*buttons, self.status], **{**QUIET, "trigger_mode": "once"})
+        job = start.then(
+            run_job,
+            set(self.fields.values()),
+            [self.status, *self.errors.values(), *dict.fromkeys(self.parts.values()), *outputs],
+            show_progress="minimal",
+            show_progress_on=self.status,
+            concurrency_id="model",
+            **PRIVATE,
+        )
+        # Only here, when the browser has seen the job's end: it would drop a press that comes before.
+        job.then(self._idle, None, buttons, **QUIET)
+        job.failure(self._fail, None, [*buttons, self.status], **QUIET)
+        self.cancel.click(self._cancel, None, self.status, cancels=job, **QUIET)
+
+    def tell(self, text: str, kind: str = "") -> dict[Any, Any]:
+        """An update of the line about the job's state."""
+        return {self.status: pictures.notice(text, kind)}
+
+    def no_errors(self) -> dict[Any, Any]:
+        """Updates that take all errors away."""
+        return {slot: gr.HTML("", visible=False) for slot in self.errors.values()}
+
+    def show_error(self, error: FieldError) -> dict[Any, Any]:
+        """Updates that show this error and no other."""
+        opened = {self.parts[error.field]: gr.Accordion(open=True)} if error.field in self.parts else {}
+        shown = gr.HTML(pictures.error(str(error)), visible=True)
+        return {**self.no_errors(), **opened, self.errors[error.field]: shown}
+
+    def _start(self) -> dict[Any, Any]:
+        busy = {self.run: gr.Button(interactive=False), self.cancel: gr.Button(interactive=True)}
+        return {**busy, **self.tell("waiting for the model")}
+
+    def _idle(self) -> dict[Any, Any]:
+        return {self.run: gr.Button(interactive=True), self.cancel: gr.Button(interactive=False)}
+
+    def _cancel(self, request: gr.Request) -> dict[Any, Any]:
+        self._cancelled.add(request.session_hash)
+        self.studio.stop(request.session_hash, self.kind)
+        return self.tell("Cancelled.")
+
+    def _fail(self, request: gr.Request) -> dict[Any, Any]:
+        if request.session_hash in self._cancelled:  # Gradio calls a cancelled job failed, more than once
+            return {self.status: gr.skip()}
+        return {**self._idle(), **self.tell(FAILED, "bad")}
