@@ -92,7 +92,8 @@ def test_no_file_of_the_server_is_reachable(server):
 
 def test_a_password_and_a_model_that_the_oracle_does_not_know(pipe, tmp_path):
     limits = Limits(size=64, steps=2, images=1)
-    demo = build_demo(Studio(pipe, "tiny"), limits)
+    pipe.save_pretrained(tmp_path / "tiny")
+    demo = build_demo(Studio(pipe, str(tmp_path / "tiny")), limits)
     try:
         url = serve(demo, limits, auth=[("ann", "secret")], block=False)
         for route in ("config", "gradio_api/info"):
