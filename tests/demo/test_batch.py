@@ -4,9 +4,12 @@ import json
 import zipfile
 
 import httpx
+import pytest
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
+
+pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
 expect.set_options(timeout=PATIENCE)
 

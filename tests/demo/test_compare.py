@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
 from attncontrol.imagefile import RECIPE_KEY
 from tests.demo.conftest import PATIENCE
 from tests.demo.test_generate import open_part
+
+pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
 expect.set_options(timeout=PATIENCE)
 

@@ -4,10 +4,13 @@ import re
 import threading
 import time
 
+import pytest
 from playwright.sync_api import expect
 
 from attncontrol.imagefile import read_recipe
 from tests.demo.conftest import PATIENCE
+
+pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
 expect.set_options(timeout=PATIENCE)
 

@@ -9,6 +9,8 @@ from playwright.sync_api import expect
 from tests.demo.conftest import PATIENCE
 from tests.demo.test_generate import choose, generate, open_part
 
+pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
+
 expect.set_options(timeout=PATIENCE)
 VIEWS = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"}}
 
