@@ -10,7 +10,7 @@ import numpy as np
 from .captions import Noise, sample
 from .scenes import SIZE, Placed, Thing, render
 
-CLEAN = Noise(absent=0, swapped=0)
+CLEAN = Noise(absent=0, absent_objects=0, swapped=0)
 
 
 def build(folder: Path, count: int, noise: Noise, seed: int) -> None:

@@ -12,16 +12,16 @@ SIZE = 64  # pixels of a side
 SIZES = {1: (36, 52), 2: (28, 38), 3: (22, 28)}  # longer side of an object, in pixels, by number of objects
 BACKGROUNDS = np.array(
     [
-        (212, 194, 198),
-        (196, 211, 194),
-        (192, 202, 217),
-        (214, 206, 186),
-        (204, 196, 215),
-        (194, 209, 211),
-        (204, 202, 200),
+        (195, 178, 182),
+        (180, 194, 178),
+        (177, 186, 200),
+        (197, 190, 171),
+        (188, 180, 198),
+        (178, 192, 194),
+        (188, 186, 184),
     ],
     np.float32,
-)  # sRGB; pale, and dark enough for white to be seen
+)  # sRGB; pale, and half-way between gray and white, so that both are seen
 
 
 @dataclass(frozen=True)
