@@ -100,7 +100,9 @@ def stage_unet(args: argparse.Namespace, decay: bool = False) -> None:
         dist.init_process_group("gloo")
     encoder = CLIPModel.from_pretrained(args.workdir / "clip").text_model.to(device)
     tokenizer = CLIPTokenizer.from_pretrained(args.workdir / "clip")
-    trainer = unet.Trainer(unet.Conditioner(encoder, tokenizer), device, tuple(args.widths), args.bf16)
+    trainer = unet.Trainer(
+        unet.Conditioner(encoder, tokenizer), device, tuple(args.widths), args.bf16, args.learning_rate
+    )
     if (args.workdir / "unet.pt").exists():
         trainer.load(args.workdir / "unet.pt")
     unet.run(trainer, load_scenes(args.workdir, args.data, tokenizer), args.workdir, args.seconds, decay)
@@ -183,6 +185,7 @@ def main() -> None:
         action="store_true",
         help="vae, unet, decay: mixed precision; 1.6 times as fast on CPUs with avx512_bf16, slower on others",
     )
+    parser.add_argument("--learning-rate", type=float, default=unet.LEARNING_RATE, help="unet, decay: the highest")
     parser.add_argument("--widths", type=int, nargs=2, default=(48, 128), help="channels of the UNet's two levels")
     parser.add_argument("--state", default="unet.pt", help="export: training state in the work folder")
     parser.add_argument("--output", type=Path, default=Path(resolve("emoji")), help="export: folder to write")

@@ -100,9 +100,9 @@ def draw_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
     return (1000 * share).long()
 
 
-def learning_rate(step: int, decayed: float = 0.0) -> float:
+def learning_rate(step: int, decayed: float = 0.0, peak: float = LEARNING_RATE) -> float:
     """Linear warm-up, then constant; `decayed` is the share of the final, linear decay to zero that has passed."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * max(0.0, 1 - decayed)
+    return peak * min(1.0, (step + 1) / WARMUP) * max(0.0, 1 - decayed)
 
 
 def process_count() -> int:
@@ -147,12 +147,19 @@ class Batch:
 class Trainer:
     """State of a run: model, EMA, optimizer, step and random generator, saved and restored as one file."""
 
-    def __init__(self, conditioner: Conditioner, device: str, widths: tuple[int, ...], bf16: bool = False) -> None:
+    def __init__(
+        self,
+        conditioner: Conditioner,
+        device: str,
+        widths: tuple[int, ...],
+        bf16: bool = False,
+        peak: float = LEARNING_RATE,
+    ) -> None:
         torch.manual_seed(0)
-        self.device, self.conditioner, self.bf16 = device, conditioner, bf16
+        self.device, self.conditioner, self.bf16, self.peak = device, conditioner, bf16, peak
         self.unet = build_unet(widths).to(device)
         self.maps = grounding.record(self.unet)
-        self.optimizer = torch.optim.AdamW(self.unet.parameters(), LEARNING_RATE, (0.9, 0.995), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), peak, (0.9, 0.995), weight_decay=0.01)
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.ema.to(device)
         self.scheduler = build_scheduler()
@@ -176,7 +183,7 @@ class Trainer:
     def update(self, batch: Batch, decayed: float = 0.0) -> tuple[float, float]:
         """One step of the optimizer; returns both losses."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, decayed)
+            group["lr"] = learning_rate(self.step, decayed, self.peak)
         losses = self.loss(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         (losses[0] + grounding.WEIGHT * losses[1]).backward()

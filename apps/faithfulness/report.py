@@ -10,7 +10,7 @@ import numpy as np
 from apps.faithfulness.prompts import layout_for
 from apps.faithfulness.results import PLAIN, Result
 from attncontrol.evaluation.oracle import Detection, expected_from_prompt, verdict
-from attncontrol.evaluation.statistics import bootstrap_interval, compare_paired
+from attncontrol.evaluation.statistics import bootstrap_interval, compare_paired, ratio_difference
 
 Case = tuple[str, int]  # prompt, seed
 Results = dict[tuple[str, str, int], Result]
@@ -92,15 +92,25 @@ def table(
     """
     rows = [_row(results, method, cases, faithful) for method in methods]
     for row, method in zip(rows, methods, strict=True):
-        found = [results[method, *case] for case in cases]
+        plain, found = ([results[name, *case] for case in cases] for name in (PLAIN, method))
         right = [value for result in found for value in colours(result)]
         row |= {"present": _mean(map(present, found)), "right colour": _mean(right) if right else None}
         if method != PLAIN:
-            paired = compare_paired([present(results[PLAIN, *case]) for case in cases], list(map(present, found)))
-            row |= {"present difference": paired.difference, "present interval": (paired.low, paired.high)}
+            row |= _changes(plain, found)
     for draws, slow in (best_of or {}).items():
         rows.append(_best_of_row(results, cases, draws, slow))
     return rows
+
+
+def _changes(plain: Sequence[Result], found: Sequence[Result]) -> dict[str, Any]:
+    """How presence and the share of right colours differ from plain sampling, with their intervals."""
+    paired = compare_paired(list(map(present, plain)), list(map(present, found)))
+    row: dict[str, Any] = {"present difference": paired.difference, "present interval": (paired.low, paired.high)}
+    before, after = ([(sum(colours(image)), len(colours(image))) for image in arm] for arm in (plain, found))
+    if any(things for _, things in before) and any(things for _, things in after):
+        difference, low, high = ratio_difference(before, after)
+        row |= {"right colour difference": difference, "right colour interval": (low, high)}
+    return row
 
 
 def layout_table(results: Results, methods: Sequence[str], cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -157,9 +167,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
         cells = [row["method"], *(_share(row.get(column)) for column in columns)]
-        if "present difference" in row:
-            change = _change(row["present difference"], row["present interval"])
-            cells[1 + columns.index("present")] += f" ({change})"
+        for index, column in enumerate(columns, 1):
+            if f"{column} difference" in row:
+                change = _change(row[f"{column} difference"], row[f"{column} interval"])
+                cells[index] += f" ({change})"
         if "difference" in row:
             cells += [_change(row["difference"], row["interval"])]
             cells += [f"{row['repaired']} / {row['broken']}", f"{row['p']:.2g}"]

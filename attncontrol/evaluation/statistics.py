@@ -64,6 +64,37 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def ratio_difference(
+    baseline: Sequence[tuple[int, int]],
+    treatment: Sequence[tuple[int, int]],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """How much higher a treatment's share is than its baseline's, where a case counts several things or none.
+
+    baseline, treatment: (successes, things) of every case. The share of an arm is all its successes by all its things.
+    Returns the difference and its percentile bootstrap interval, whose resampling keeps the two arms of a case
+    together. Raises ValueError for unequal numbers of cases, or if an arm counts nothing.
+    """
+    arms = np.asarray([baseline, treatment], float)
+    if arms.ndim != 3 or not arms[:, :, 1].sum(1).all():
+        raise ValueError("the shares of two arms need cases, and at least one thing in each arm")
+    rng = np.random.default_rng(seed)
+    successes, things = np.moveaxis(arms, 2, 0)
+    rows = max(1, CHUNK // successes.shape[1])
+    differences = []
+    for done in range(0, resamples, rows):
+        drawn = rng.integers(successes.shape[1], size=(min(rows, resamples - done), successes.shape[1]))
+        before, after = successes[:, drawn].sum(2) / np.maximum(things[:, drawn].sum(2), 1)
+        differences.append(after - before)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(differences), [tail, 1 - tail])
+    before, after = successes.sum(1) / things.sum(1)
+    return float(after - before), float(low), float(high)
+
+
 def mcnemar_p_value(repaired: int, broken: int) -> float:
     """Exact two-sided p of McNemar's test: how often a fair coin splits the changed cases as unevenly, or worse."""
     changed = repaired + broken

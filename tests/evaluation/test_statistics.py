@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncontrol.evaluation.statistics import bootstrap_interval, compare_paired, mcnemar_p_value
+from attncontrol.evaluation.statistics import (
+    bootstrap_interval,
+    compare_paired,
+    mcnemar_p_value,
+    ratio_difference,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +61,28 @@ def test_the_interval_needs_finite_values(values):
 def test_pairs_must_match():
     with pytest.raises(ValueError, match="equally many, got 2 and 1"):
         compare_paired([True, False], [True])
+
+
+def test_shares_of_things_are_compared_case_by_case():
+    before, after = [(0, 1), (1, 2), (0, 0)], [(1, 1), (2, 2), (0, 1)]
+    difference, low, high = ratio_difference(before, after)
+    assert difference == pytest.approx(3 / 4 - 1 / 3) and low < difference < high
+    assert ratio_difference(before, before) == (0, 0, 0)
+    backwards = ratio_difference(after, before)
+    assert backwards == pytest.approx((-difference, -high, -low), abs=0.02)
+
+
+def test_the_interval_of_shares_covers_the_difference_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for trial in range(300):
+        things = rng.integers(0, 3, (2, 80))
+        arms = np.stack([rng.binomial(things, [[0.5], [0.7]]), things], -1)
+        _, low, high = ratio_difference(*arms, resamples=500, seed=trial)
+        covered += low <= 0.2 <= high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_shares_need_things():
+    with pytest.raises(ValueError, match="at least one thing in each arm"):
+        ratio_difference([(0, 0)], [(1, 1)])

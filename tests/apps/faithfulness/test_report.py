@@ -38,7 +38,11 @@ def test_rates_and_paired_counts():
     assert (second["success"], second["present"], second["right colour"]) == (0.5, 0.75, 2 / 3)
     assert (second["difference"], second["repaired"], second["broken"]) == (0.25, 2, 1)
     assert second["p"] == 1.0 and second["seconds per image"] == 2.0 and "difference" not in first
-    assert "| x | 50.0 | 75.0 (+25.0 [" in report.markdown([first, second])
+    assert second["right colour difference"] == pytest.approx(2 / 3 - 1 / 2)
+    low, high = second["right colour interval"]
+    assert low < 0 < high
+    text = report.markdown([first, second])
+    assert "| x | 50.0 | 75.0 (+25.0 [" in text and "| 66.7 (+16.7 [" in text
 
 
 def test_best_of_several_plain_images_at_equal_seconds():
