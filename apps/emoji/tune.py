@@ -4,7 +4,8 @@
 
 CANDIDATES.json maps a method, or a preset, to {"goal": "present" | "right" | "placed", "settings": [...]}; a preset's
 settings are lists of parts. Prompts and seeds are others than the gate's and the benchmark's. The setting that repairs
-most in balance is kept; none, if nothing beats plain sampling.
+most in balance is kept, of those that spoil few one-object pictures, where nothing is to be repaired; none, if nothing
+beats plain sampling.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,33 @@ from apps.faithfulness.report import faithful, placed, present
 from apps.faithfulness.results import PLAIN, Result
 from attncontrol import AttentionControlPipeline, MethodSum
 from attncontrol.control import resolve_control
-from attncontrol.evaluation.statistics import compare_paired
+from attncontrol.evaluation.statistics import PairedComparison, compare_paired
 from attncontrol.models import resolve, tuned_settings
 
 from .captions import KINDS
 from .judge import BATCH, GUIDANCE, STEPS
-from .prompts import pairs
+from .prompts import Prompt, one_object, pairs
 
 GOALS: dict[str, Callable[[Result], bool]] = {"present": present, "right": faithful, "placed": placed}
 SEED = 100_000
+SPOILT = 0.03  # highest share of one-object pictures that a setting may lose
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Pictures to judge settings by, as (prompt, seed), and what plain sampling makes of them."""
+
+    cases: list[tuple[str, int]]
+    plain: list[Result]
+
+    def compare(self, pictures: list[Result], goal: str) -> PairedComparison:
+        success = GOALS[goal]
+        return compare_paired(list(map(success, self.plain)), list(map(success, pictures)))
+
+
+def trial(pipe: Any, prompts: list[Prompt]) -> Trial:
+    cases = [(text, SEED + index) for index, (text, _) in enumerate(prompts)]
+    return Trial(cases, run(pipe, MethodSum(), cases))
 
 
 def run(pipe: Any, methods: MethodSum, cases: list[tuple[str, int]]) -> list[Result]:
@@ -44,24 +64,26 @@ def keep(folder: Path, method: str, settings: Any) -> None:
     path.write_text(json.dumps(dict(sorted((known | {method: settings}).items())), indent=2) + "\n")
 
 
-def best(pipe: Any, name: str, goal: str, settings: list[Any], cases: list, plain: list[Result]) -> Any:
-    """The settings with the largest gain over plain sampling, None without a gain."""
+def best(pipe: Any, name: str, goal: str, settings: list[Any], two_objects: Trial, guard: Trial) -> Any:
+    """The settings with the largest gain over plain sampling that spoil little of the guard; None without a gain."""
     chosen, gain = None, 0.0
-    before = [GOALS[goal](result) for result in plain]
     for candidate in settings:
-        if isinstance(candidate, list):
-            methods = resolve_control(candidate, pipe.tuned_settings)
-        else:
-            methods = resolve_control({"method": name, **candidate})
-        after = run(pipe, methods, cases)
-        paired = compare_paired(before, [GOALS[goal](result) for result in after])
-        shares = {key: round(sum(map(count, after)) / len(after), 3) for key, count in GOALS.items()}
-        print(
-            json.dumps({name: candidate, "repaired": paired.repaired, "broken": paired.broken, **shares}), flush=True
+        methods = resolve_control(
+            candidate if isinstance(candidate, list) else {"method": name, **candidate}, pipe.tuned_settings
         )
-        if paired.difference > gain:
+        drawn = run(pipe, methods, two_objects.cases)
+        paired = two_objects.compare(drawn, goal)
+        lost = -guard.compare(run(pipe, methods, guard.cases), "right").difference
+        line = {name: candidate, "repaired": paired.repaired, "broken": paired.broken, "spoilt": round(lost, 3)}
+        print(json.dumps(line | shares(drawn)), flush=True)
+        if paired.difference > gain and lost <= SPOILT:
             chosen, gain = candidate, paired.difference
     return chosen
+
+
+def shares(pictures: list[Result]) -> dict[str, float]:
+    """How often each goal is reached."""
+    return {goal: round(sum(map(success, pictures)) / len(pictures), 3) for goal, success in GOALS.items()}
 
 
 def main() -> None:
@@ -72,12 +94,11 @@ def main() -> None:
     args = parser.parse_args()
     pipe = AttentionControlPipeline.from_pretrained(args.folder)
     pipe.set_progress_bar_config(disable=True)
-    prompts = [text for kind in KINDS for text, _ in pairs(kind, args.count, SEED)]
-    cases = [(text, SEED + index) for index, text in enumerate(prompts)]
-    plain = run(pipe, MethodSum(), cases)
-    print(json.dumps({PLAIN: {key: round(sum(map(count, plain)) / len(plain), 3) for key, count in GOALS.items()}}))
+    two_objects = trial(pipe, [prompt for kind in KINDS for prompt in pairs(kind, args.count, SEED)])
+    guard = trial(pipe, one_object(3 * args.count, SEED))
+    print(json.dumps({PLAIN: shares(two_objects.plain), "one object": shares(guard.plain)["right"]}), flush=True)
     for name, tried in json.loads(args.candidates.read_text()).items():
-        settings = best(pipe, name, tried["goal"], tried["settings"], cases, plain)
+        settings = best(pipe, name, tried["goal"], tried["settings"], two_objects, guard)
         if settings is not None:
             keep(Path(resolve(args.folder)), name, settings)
             pipe.tuned_settings = tuned_settings(resolve(args.folder))
