@@ -17,7 +17,7 @@ LABELLED = Path(__file__).parent / "generated"
 
 def scenes(count, seed):
     rng = np.random.default_rng([seed, 777])
-    things = [sample(rng, Noise(absent=0, swapped=0, never_together=0))[1] for _ in range(count)]
+    things = [sample(rng, Noise(absent=0, absent_objects=0, swapped=0, never_together=0))[1] for _ in range(count)]
     drawn = [render(rng, each) for each in things]
     return np.stack([image for image, _ in drawn]), [placed for _, placed in drawn]
 
