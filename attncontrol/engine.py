@@ -164,12 +164,20 @@ class Engine:
         return self.memory == "low"
 
     def _start_run(self, images: int) -> None:
+        self._check_maps()
         prompts = len(self.subjects)
         if images % prompts:
             raise ValueError(f"{images} images cannot be shared evenly among {prompts} prompts")
         for row in range(images):
             subject = self.subjects[row // (images // prompts)]
             self.images.append(ImageState(row, subject, ImageRecord(subject.structure, layout=subject.layout)))
+
+    def _check_maps(self) -> None:
+        """Lets every method warn of what its maps are too coarse for."""
+        for subject in self.subjects:
+            now = Context(subject.structure, 0, 1, layout=subject.layout, drop_padding=self.family.drop_padding)
+            for (_, method), layers in zip(self.parts, self.layers, strict=True):
+                method.check_maps(now, layers)
 
     def _start_step(self, image: ImageState, timestep: Any) -> None:
         image.record.steps.append(StepRecord(self.index, timestep))

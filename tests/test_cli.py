@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from attncontrol import AttendAndExcite, AttentionControlPipeline, method_classes
 from attncontrol.cli import app, options
 from attncontrol.imagefile import Recipe, read_recipe
+from attncontrol.losses.presets import PRESETS
 from attncontrol.visualize import enlarge
 from tests import tiny
 
@@ -217,6 +218,7 @@ def test_methods_lists_all_and_explains_each(run):
     for name, cls in method_classes().items():
         result = run("methods", name)
         assert result.exit_code == 0 and all(setting in result.stdout for setting in cls().settings())
+    assert all(part["method"] in run("methods", "auto").stdout for part in PRESETS["auto"])
     result = run("methods", "synggen")
     assert result.exit_code == 2 and "did you mean 'syngen'" in result.stderr
 
@@ -229,8 +231,11 @@ def test_parse_shows_entities_and_what_methods_make_of_them(run):
     assert "entity    sombrero [6, 7]  modified by red [5]" in lines
     used = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[lines.index("") + 1 :]}
     assert set(used) == set(method_classes())
-    assert used["attend-and-excite"] == "cat[2]; som[6] brero[7]"
-    assert used["syngen"] == "red[5] som[6] brero[7]" and used["boxdiff"] == "needs a layout"
+    assert used["attend-and-excite"] == "cat[2]; sombrero[6-7]"
+    assert used["syngen"] == "red[5] sombrero[6-7]"
+    assert used["boxdiff"] == "cat[2]; sombrero[6-7], those that a layout places"
+    assert used["attention-refocusing"].startswith("cat[2]; red[5]; sombrero[6-7],")
+    assert used["layout-guidance"].startswith("cat[2]; red[5] sombrero[6-7],")
     assert run("parse", "cat frog", "--subjects", "frog").stdout.count("entity") == 1
     assert "leaves this prompt as it is" in run("parse", "of a and the").stdout
 

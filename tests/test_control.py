@@ -13,8 +13,10 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteSchedul
 from diffusers.models.attention_processor import AttnProcessor
 
 from attncontrol import AttendAndExcite, AttentionRefocusing, attach, create_method, method_classes
+from attncontrol.cli.options import read_assignment
 from attncontrol.control import resolve_control
 from attncontrol.losses import MethodSum
+from attncontrol.losses.combining import control_to_json, with_settings
 from attncontrol.losses.presets import PRESETS
 from tests import tiny
 
@@ -187,6 +189,17 @@ def test_resolve_control():
     assert resolve_control(create_method("syngen"), tuned).parts == ((1.0, create_method("syngen")),)
 
 
+@pytest.mark.parametrize("name", method_classes())
+def test_weight_variant_and_window_are_the_same_from_everywhere(name):
+    """From Python, the command line, a prompt file and the metadata of an image."""
+    settings = {"variant": "reference", "start": 0.1, "stop": 0.4}
+    python = 0.5 * method_classes()[name](**settings)
+    options = dict(read_assignment(f"{name}.{key}={value}") for key, value in settings.items())
+    assert with_settings(resolve_control(f"0.5*{name}"), options) == python
+    assert resolve_control({"method": name, "weight": 0.5, **settings}) == python
+    assert resolve_control(control_to_json(python)) == python
+
+
 def test_presets_are_sums_that_a_checkpoint_may_replace():
     parts = [(1.0, create_method(part["method"])) for part in PRESETS["auto"]]
     assert len(parts) > 1 and resolve_control("auto") == MethodSum(tuple(parts))
@@ -208,6 +221,7 @@ def test_presets_are_sums_that_a_checkpoint_may_replace():
         ("attend-and-exite", ValueError, "did you mean 'attend-and-excite'"),
         ({"method": "syngen", "stepsize": 3}, ValueError, "did you mean 'step_size'"),
         ({"weight": 2}, ValueError, "needs 'method'"),
+        ("-0.5*syngen", ValueError, "the weight of syngen must be finite and not negative, got -0.5"),
         (3, TypeError, "not int"),
     ],
 )

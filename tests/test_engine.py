@@ -123,6 +123,17 @@ def relative_lengths(moves):
     return [(move.flatten(1).norm(dim=1) / start.flatten(1).norm(dim=1)).tolist() for move, start in moves]
 
 
+def test_refinement_of_one_part_evaluates_no_other(tiny_pipe):
+    """And the plain update afterwards takes what is known of these latents from the refinement."""
+    refining = AttendAndExcite(thresholds={0: 0.9999}, max_refinement_steps=3, stop=0.3, step_size=1.0)
+    steps = run(tiny_pipe, refining + 0.5 * SynGen(start=0.0, stop=0.7)).control.images[0].steps
+    assert [{name: len(losses) for name, losses in step.losses.items()} for step in steps] == [
+        {"attend-and-excite": 4, "syngen": 1},
+        {"syngen": 1},
+        {},
+    ]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_relative_step_has_the_same_length_for_every_model(model, moves):
     pipe = MODELS[model]()

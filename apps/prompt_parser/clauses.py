@@ -107,7 +107,7 @@ class Clauses(NounPhrases):
         """What a preposition or verb governs; at times a pronoun."""
         if self.chance(0.04):
             return Node(self.pick(["it", "him", "her", "them", "each", "something", "itself"]), "PRP")
-        return self.phrase(depth + 1)
+        return self.np(depth + 1, det="") if self.chance(0.12) else self.phrase(depth + 1)
 
     def verb_phrase(self, tag: str, depth: int) -> Node:
         """A verb in the form of its tag, with object, particle, places and manner."""

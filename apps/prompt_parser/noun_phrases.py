@@ -136,8 +136,8 @@ class NounPhrases:
                 node.before("compound", Node(self.pick(v.MATERIALS) if r < 0.3 else self.words.noun(), "NN"))
 
     def noun_coordination(self, node: Node) -> None:
-        """ "a wood and metal desk"."""
-        table = v.MATERIALS if self.chance(0.6) else None
+        """ "a wood and metal desk", "a ham and egg sandwich"."""
+        table = {"material": v.MATERIALS, "food": v.FOODS}.get(self.weighted({"material": 60, "food": 25, "any": 15}))
         first, second = (Node(self.pick(table) if table else self.words.noun(), "NN") for _ in range(2))
         node.before("nmod", first.add("cc", Node("and", "CC")).add("conj", second))
 

@@ -126,7 +126,13 @@ BODY = words(
     """eyes hair face nose ears mouth teeth hand hands arm arms leg legs foot feet head neck back shoulder fur feathers
     wings tail horns beard mustache skin lips fingers paws claws beak mane whiskers eyebrows freckles"""
 )
-FOODS = words("soup salad cake bread pizza pie rice fruit fruits vegetables meat cheese chicken fish noodles fries")
+# Nouns that are colours or other adjectives, or verbs, elsewhere.
+TWO_FACED = words(
+    """orange orange orange rose peach plum lime olive violet lavender cream mint coral salmon turquoise square round
+    oval metal plaid light glass drink drawing saw watch fly bat park water paint stamp cook guide guard iron plant
+    duck swallow seal ring play dance walk dress bow"""
+)
+FOODS = words("bread butter cheese tomato ham egg salt pepper lemon herb rice bean chicken mushroom apple cream milk")
 NAMES = words(
     """emma john mary paris london tokyo eiffel einstein obama batman superman spiderman mario pikachu harry potter
     elsa venice rome egypt brooklyn manhattan disney pixar tesla ferrari volkswagen nike coca-cola monet picasso
@@ -184,13 +190,15 @@ TRANSITIVE = words(
     prepare serve read write paint draw use fly drive push feed pet walk wash clean brush touch bite chew lick smell
     sniff drag build make fix open close fill cover surround face approach enter cross climb display show feature
     contain have give take bring pour grab grip balance guard protect hunt photograph admire examine pick gather
-    cross nuzzle steal block sell buy grow share toss wave raise follow"""
+    cross nuzzle steal block sell buy grow share toss wave raise follow juggle stir sip taste bake fry knit sew mow
+    repair polish inspect stroke sort tie water plow sweep"""
 )
 INTRANSITIVE = words(
     """sit stand lie lay lean rest sleep walk run jump fly swim float hang perch crouch kneel pose stare look gaze
     smile laugh cry dance sing play grow bloom rise fall shine glow burn drift travel move wait work grazing roll
     slide climb crawl hop leap dive spin swing hover lounge relax nap stroll wander march skate ski surf snowboard
-    sail talk point peek hide emerge glide graze roam bathe tower"""
+    sail talk point peek hide emerge glide graze roam bathe tower howl bark meow roar growl trot gallop sneak creep
+    soar swoop yawn stretch shout whisper whistle blow flow rush chat meditate dine"""
 )
 PASSIVE = words(
     """park cover fill decorate surround make paint seat tie attach mount stack place wrap dress lock leave arrange
@@ -271,6 +279,8 @@ class Vocabulary:
     def noun(self) -> str:
         """A singular noun: usually a common one, else from WordNet, else made up."""
         r = self.rng.random()
+        if r < 0.03:
+            return self.rng.choice(TWO_FACED)
         if r < 0.6:
             return self.rng.choice(self.rng.choices((ANIMALS, THINGS, PEOPLE, BODY), (25, 50, 20, 5))[0])
         if r < 0.9:

@@ -11,7 +11,9 @@ from attncontrol.cli.errors import option
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its settings.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One method or preset, with all its settings.")
+    ] = None,
     cost: Annotated[
         bool, typer.Option("--cost", help="What each costs with --model: arithmetic and memory, counted, not run.")
     ] = False,
@@ -25,19 +27,20 @@ def methods(
     from rich.console import Console
 
     from attncontrol.losses import method_classes
+    from attncontrol.losses.presets import PRESETS
     from attncontrol.losses.registry import nearest
 
     classes = method_classes()
-    if name is not None and name not in classes:
-        raise ValueError(f"NAME: unknown method {name!r}{nearest(name, list(classes))}")
+    if name is not None and name not in (*classes, *PRESETS):
+        raise ValueError(f"NAME: unknown method {name!r}{nearest(name, [*classes, *PRESETS])}")
+    parts = [part["method"] for part in PRESETS[name]] if name in PRESETS else [name]
     if cost:
         options.check_size(width, height)
-        chosen = [name] if name else list(classes)
-        Console().print(_costs(chosen, model, steps, width, height, dtype))
+        Console().print(_costs(parts if name else list(classes), model, steps, width, height, dtype))
     elif name is None:
         Console().print(_overview(classes))
     else:
-        Console().print(_details(classes[name]))
+        Console().print(*(_details(classes[part]) for part in parts), sep="\n")
 
 
 def _overview(classes):

@@ -18,13 +18,14 @@ def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: opti
         raise ValueError("PROMPT: it is empty: there is nothing to parse")
     from attncontrol.losses import create_method, method_classes
     from attncontrol.prompt import structure_of
+    from attncontrol.prompt.align import tokenize
 
     tokenizer = _tokenizer(model)
     with option("--subjects" if named else "PROMPT"):
         structure = structure_of(prompt, tokenizer, named)
-    pieces = _pieces(tokenizer, prompt)[: structure.n_tokens - 1]
+    tokenized = tokenize(tokenizer, prompt)
     typer.echo(f"parser    {structure.backend}")
-    typer.echo("tokens    " + " ".join(f"{i}:{piece}" for i, piece in enumerate(pieces) if i))
+    typer.echo("tokens    " + " ".join(f"{i}:{_text(tokenized, [i])}" for i in tokenized.positions()))
     for entity in structure.entities:
         modifiers = ", ".join(_word(word) for word in entity.modifiers)
         typer.echo(f"entity    {_word(entity.word)}" + (f"  modified by {modifiers}" if modifiers else ""))
@@ -32,28 +33,43 @@ def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: opti
         typer.echo("entity    none found: name them with --subjects")
     typer.echo("")
     for name in method_classes():
-        typer.echo(f"{name:<21} {_use(create_method(name), structure, pieces)}")
+        typer.echo(f"{name:<21} {_use(create_method(name), structure, tokenized)}")
 
 
 def _word(word) -> str:
     return f"{word.text} {list(word.token_indices)}"
 
 
-def _use(method, structure, pieces: list[str]) -> str:
+def _use(method, structure, tokenized) -> str:
     """Which words a method works on in this prompt, or why it does not."""
     from attncontrol.losses import Context
 
-    if method.needs_layout:
-        return "needs a layout"
     context = Context(structure, 0, 1)
+    groups = "; ".join(" ".join(_words(tokenized, group)) for group in method.focus(context))
+    if method.needs_layout:
+        return f"{groups}, those that a layout places" if groups else "needs a layout"
     try:
         method.check(context)
     except ValueError as error:
         return str(error)
-    groups = method.focus(context)
-    if not groups:
-        return "leaves this prompt as it is"
-    return "; ".join(" ".join(f"{pieces[i]}[{i}]" for i in group) for group in groups)
+    return groups or "leaves this prompt as it is"
+
+
+def _words(tokenized, group: list[int]) -> list[str]:
+    """Token positions as words: "red[2]", "sombrero[6-7]"; pieces may be bytes of one character."""
+    words: list[list[int]] = []
+    for i in group:
+        last = words[-1][-1] if words else None
+        if last == i - 1 and tokenized.spans[i][0] <= tokenized.spans[last][1]:
+            words[-1].append(i)
+        else:
+            words.append([i])
+    return [f"{_text(tokenized, w)}[{w[0]}{f'-{w[-1]}' if len(w) > 1 else ''}]" for w in words]
+
+
+def _text(tokenized, indices: list[int]) -> str:
+    """What the prompt has at these positions."""
+    return tokenized.prompt[tokenized.spans[indices[0]][0] : tokenized.spans[indices[-1]][1]]
 
 
 def _tokenizer(model: str):
@@ -65,9 +81,3 @@ def _tokenizer(model: str):
         return CLIPTokenizer.from_pretrained(resolve(model), subfolder="tokenizer")
     except (OSError, ValueError) as error:
         raise ValueError(f"--model: no CLIP tokenizer in {model!r}: {error}") from error
-
-
-def _pieces(tokenizer, prompt: str) -> list[str]:
-    """The tokens as text, start of text first."""
-    ids = tokenizer(prompt, truncation=False).input_ids
-    return [piece.removesuffix("</w>") for piece in tokenizer.convert_ids_to_tokens(ids)]

@@ -22,6 +22,7 @@ Release = Literal["v1", "v2"]
 EARLY_STEPS = 15
 PUBLISHED_STEPS = 50
 PUBLISHED_SCALE = 4.0
+PLAIN_SCALE = 40.0  # the authors' advice without GLIGEN (section 8)
 # first step, first step after, stride, scale of the loss, most moves (section 7 and, for v1, section 9)
 SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
     "v2": ((0, 2, 1, 4, 2), (2, 5, 1, 4, 6), (5, 10, 1, 3, 3), (10, 20, 5, 3, 2), (20, 40, 5, 1, 2)),
@@ -95,7 +96,7 @@ def sar_loss(attention: Tensor, boxes: Tensor, objects: int) -> Tensor:
 
     attention: probabilities [heads, pixels, pixels], rows are queries; boxes: bool [boxes, pixels]. For each box the
     attention its pixels pay to pixels outside, a mean over pixels and heads; the sum over boxes divided by
-    `objects`, in 0 .. boxes / objects. An empty box gives NaN, as published.
+    `objects`, in 0 .. boxes / objects. An empty box gives NaN, as published, and the others their gradient.
     """
     leak = _box_queries(attention, boxes) * ~boxes
     return leak.sum(-1).mean(0).sum() / objects
@@ -118,9 +119,10 @@ def grounding_loss(attention: Tensor, boxes: Tensor, box_owners: Tensor, early: 
 
 
 def _box_queries(attention: Tensor, boxes: Tensor) -> Tensor:
-    """Mean attention of a box's queries: [heads, pixels, keys] -> [heads, boxes, keys]."""
+    """Mean attention of a box's queries: [heads, pixels, keys] -> [heads, boxes, keys]; NaN, no gradient, if empty."""
     weights = boxes.to(attention)
-    return weights @ attention / weights.sum(1, keepdim=True)
+    cells = weights.sum(1, keepdim=True)
+    return torch.where(cells == 0, torch.nan, weights @ attention / cells.clamp(min=1))
 
 
 @register(
@@ -159,11 +161,16 @@ class AttentionRefocusing(LayoutMethod):
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that makes no sense."""
-        if self.step_size is None:
-            object.__setattr__(self, "step_size", 40.0 if self.variant == "default" else PUBLISHED_SCALE)
         super().__post_init__()
         if not self.car and not self.sar:
             raise ValueError(f"{self.name}: car and sar are both 0, so there is nothing to optimise")
+
+    @property
+    def base_step(self) -> float:
+        """The factor of all steps; without a `step_size` of its own that of the variant."""
+        if self.step_size is None and self.relative_step is None:
+            return PLAIN_SCALE if self.variant == "default" else PUBLISHED_SCALE
+        return super().base_step
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
         """Cross-attention and, unless `sar` is 0, self-attention layers of one size."""
@@ -207,6 +214,11 @@ class AttentionRefocusing(LayoutMethod):
         if self.variant == "reference":
             return [([[i] for i in channels], regions) for channels, regions in words]
         return [([channels], regions) for channels, regions in words]
+
+    def focus(self, context: Context) -> list[list[int]]:
+        """Every word, modifiers too: each is an object of its own."""
+        words = (word for entity in context.prompt.entities for word in (*entity.modifiers, entity.word))
+        return [list(word.token_indices) for word in words if word.token_indices]
 
     def plain_step_size(self, context: Context) -> float:
         """0: all moves belong to `refine`."""

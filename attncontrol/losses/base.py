@@ -78,7 +78,22 @@ Refinement = Generator[float, Reading, None]
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """Base of all methods. Subclasses add their hyperparameters and implement `evaluate`."""
+    """Base of all methods. Subclasses add their hyperparameters and implement `evaluate`.
+
+    A method's loss can be had without a pipeline, from maps and token positions alone:
+
+        attention = torch.rand(16, 16, 77).softmax(-1).requires_grad_()  # [height, width, text positions]
+        red_cat = Entity(Word("cat", token_indices=(3,)), (Word("red", token_indices=(2,)),))
+        blue_frog = Entity(Word("frog", token_indices=(7,)), (Word("blue", token_indices=(6,)),))
+        prompt = PromptStructure(None, (red_cat, blue_frog), "subjects", n_tokens=9)
+        layer = Layer("up_blocks.1.attn2", "up", is_cross=True, size=(16, 16))
+        maps = AttentionMaps((LayerMap(layer, attention.reshape(1, 256, 77)),))
+        SynGen(variant="reference").evaluate(maps, Context(prompt, index=0, count=50)).loss.backward()
+
+    `Entity`, `Word` and `PromptStructure` are in `attncontrol.prompt`, `Layer`, `LayerMap` and `AttentionMaps` in
+    `attncontrol.maps`, the others in `attncontrol.losses`. The pure functions on tensors behind it are in the
+    method's module.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -113,7 +128,8 @@ class Method(ABC):
             self._check_setting(setting)
         if not (_is_number(self.start) and _is_number(self.stop) and 0 <= self.start <= self.stop <= 1):
             raise ValueError(f"{self.name}: need 0 <= start <= stop <= 1, got {self.start!r} and {self.stop!r}")
-        if not (_is_number(self.step_size) and self.step_size >= 0):
+        step_size = self.base_step if self.step_size is None else self.step_size
+        if not (_is_number(step_size) and step_size >= 0):
             raise ValueError(f"{self.name}: step_size must be finite and not negative, got {self.step_size!r}")
         if self.layers is not None:
             split_patterns(self.layers)
@@ -135,8 +151,12 @@ class Method(ABC):
         """Raise ValueError if this prompt, its subjects or its layout cannot be used; called before sampling."""
         if self.needs_layout and context.layout is None:
             raise ValueError(
-                f"{self.name} needs a layout: pass layout={{phrase: [x0, y0, x1, y1]}}, coordinates in 0..1"
+                f"{self.name} needs a layout: pass layout={{phrase: [x0, y0, x1, y1]}}, coordinates in 0..1, or 'auto'"
             )
+
+    def check_maps(self, context: Context, layers: Sequence[Layer]) -> None:
+        """Warn of what the maps of the chosen layers cannot show; called once per prompt, before the first step."""
+        return
 
     def focus(self, context: Context) -> list[list[int]]:
         """The token positions the loss works on, one group per thing, for people to read; here every noun's."""

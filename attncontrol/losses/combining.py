@@ -11,7 +11,7 @@ from typing import Any
 from attncontrol.losses.base import MethodSum
 from attncontrol.losses.registry import convert_settings, nearest
 
-NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE]-?\d+)?"
+NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE]-?\d+)?"
 TERM = re.compile(rf"\s*(?:(?P<weight>{NUMBER})\s*\*\s*)?(?P<method>\S.*?)\s*")
 
 

@@ -77,6 +77,10 @@ class LayoutGuidance(LayoutMethod):
             losses.append(layout_guidance_loss(layer.probabilities, objects, masks))
         return Evaluation(torch.stack(losses).mean())
 
+    def focus(self, context: Context) -> list[list[int]]:
+        """Every entity's token positions, modifiers first."""
+        return [list(entity.token_indices) for entity in context.prompt.entities if entity.word.token_indices]
+
     def plain_step_size(self, context: Context) -> float:
         """0: all moves belong to `refine`."""
         return 0.0

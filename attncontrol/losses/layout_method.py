@@ -12,7 +12,7 @@ from torch import Tensor
 from attncontrol.layout import Region, cell_mask, cell_masks
 from attncontrol.layout.regions import Edges
 from attncontrol.losses.base import Context, Method
-from attncontrol.maps import SMALLEST_SIDE, Size
+from attncontrol.maps import Layer, Size
 from attncontrol.prompt.structure import Entity
 
 
@@ -24,14 +24,17 @@ class LayoutMethod(Method):
     reference_edges: ClassVar[Edges] = "truncate"
 
     def check(self, context: Context) -> None:
-        """Raise ValueError without a region for any entity; warn of boxes smaller than a cell of the maps.
-
-        Such a box gets one cell in the default variant; the reference variant treats it as the published code does.
-        """
+        """Raise ValueError without a region for any entity."""
         super().check(context)
         if not self.placed(context):
             raise ValueError(f"{self.name}: the layout has no box for any entity of the prompt")
-        height, width = self._expected_size()
+
+    def check_maps(self, context: Context, layers: Sequence[Layer]) -> None:
+        """Warn of boxes smaller than a cell of the finest maps.
+
+        Such a box gets one cell in the default variant; the reference variant treats it as the published code does.
+        """
+        height, width = max((layer.size for layer in layers if layer.is_cross), key=min)
         fate = "gets one" if self.variant == "default" else "is an empty region in the reference variant"
         for entity, regions in self.placed(context):
             for region in regions:
@@ -42,11 +45,6 @@ class LayoutMethod(Method):
                         f"attention maps and {fate}",
                         stacklevel=2,
                     )
-
-    def _expected_size(self) -> Size:
-        """The map size before the layers are known."""
-        size = self.resolution or SMALLEST_SIDE
-        return (size, size) if isinstance(size, int) else tuple(size)
 
     @property
     def _edges(self) -> Edges:

@@ -11,6 +11,7 @@ from attncontrol.prompt.structure import Entity, Word
 NOUNS = ("NOUN", "PROPN")
 NEVER_MODIFIERS = ("PUNCT", "NUM", "DET", "PRON", "ADP")
 MODIFIERS = ("amod", "nmod", "compound", "npadvmod")
+NOUN_PLACES = ("ROOT", "nsubj", "nsubjpass", "attr", "dobj", "pobj", "conj")
 BE = frozenset({"be", "is", "are", "was", "were", "am", "been", "being", "'s", "'re", "’s", "’re"})
 # Words that a tagger may call a noun but that name no thing.
 PRONOUNS = frozenset(
@@ -67,16 +68,42 @@ def _word(parse: DependencyParse, index: int) -> Word:
 
 def _is_noun(parse: DependencyParse, word: int) -> bool:
     """Whether tagger and parser agree on a noun: clauses and what has a subject are verbs."""
-    if parse.pos[word] not in NOUNS or parse.labels[word] in ("acl", "relcl", "advcl", "aux", "auxpass"):
+    if parse.labels[word] in ("acl", "relcl", "advcl", "aux", "auxpass"):
+        return False
+    if parse.pos[word] not in NOUNS and not _is_adjective_as_noun(parse, word):
         return False
     return not any(parse.labels[c] in ("nsubj", "nsubjpass", "aux") for c in parse.children[word])
 
 
+def _is_adjective_as_noun(parse: DependencyParse, word: int) -> bool:
+    """Whether what is tagged an adjective stands as a noun with its article: "an orange", "in the square".
+
+    The first of two adjectives with articles and one noun ("a red and a blue ball") does not.
+    """
+    if parse.pos[word] != "ADJ" or parse.labels[word] not in NOUN_PLACES or not _has(parse, word, "det"):
+        return False
+    return not any(parse.labels[c] == "conj" and _has(parse, c, "amod") for c in parse.children[word])
+
+
+def _has(parse: DependencyParse, word: int, *labels: str) -> bool:
+    return any(parse.labels[c] in labels for c in parse.children[word])
+
+
 def _modifies(parse: DependencyParse, noun: int) -> bool:
     """Whether a noun is part of another's description, itself or as partner of one ("wood and metal desk")."""
+    if _stands_alone(parse, noun):
+        return False
     while parse.labels[noun] == "conj" and parse.heads[noun] < noun:
         noun = parse.heads[noun]
     return parse.labels[noun] in (*MODIFIERS, "advmod")
+
+
+def _stands_alone(parse: DependencyParse, noun: int) -> bool:
+    """Whether a noun that is parsed as another's modifier is none: it has an article or adjective of its own.
+
+    In "a red hat and rubber boots" only the rubber describes the boots, in "a wood and metal desk" the wood, too.
+    """
+    return parse.labels[noun] == "nmod" and _has(parse, noun, "det", "amod")
 
 
 def _modifiers(parse: DependencyParse, heads: list[int]) -> set[int]:
@@ -88,7 +115,11 @@ def _modifiers(parse: DependencyParse, heads: list[int]) -> set[int]:
         labels = MODIFIERS if head == heads[0] else (*MODIFIERS, "advmod", "conj")
         for child in parse.children[head]:
             disagree = parse.labels[child] == "compound" and parse.pos[child] == "VERB"
-            if parse.labels[child] in labels and not disagree and parse.pos[child] not in NEVER_MODIFIERS:
+            if _stands_alone(parse, child):
+                partners = [c for c in parse.children[child] if parse.labels[c] == "conj"]
+                found.update(partners)
+                todo += partners
+            elif parse.labels[child] in labels and not disagree and parse.pos[child] not in NEVER_MODIFIERS:
                 found.add(child)
                 todo.append(child)
     return found

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -160,6 +161,14 @@ def test_default_scale_is_ten_times_the_published_one():
     assert default == {i: [10 * s for s in own] for i, own in published.items()}
 
 
+@pytest.mark.parametrize(("settings_", "step"), [({}, 4), ({"step_size": 8}, 8), ({"relative_step": 0.02}, 0.02)])
+def test_the_scale_follows_the_variant_unless_it_is_given(settings_, step):
+    """Also where the variant is changed afterwards, as on the command line."""
+    changed = dataclasses.replace(AttentionRefocusing(**settings_), variant="reference")
+    assert changed == AttentionRefocusing(variant="reference", **settings_)
+    assert changed.base_step == step
+
+
 @pytest.mark.parametrize("count", [4, 10, 20, 25, 30, 51, 100])
 def test_table_stretches_with_the_number_of_steps(count):
     steps = sampling(AttentionRefocusing(), count, evaluation())
@@ -251,6 +260,15 @@ def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
     filled = placed(([4], [RIGHT]))
     inside = car_only.evaluate(captured(car_only, maps), now).monitor
     torch.testing.assert_close(inside, car_only.evaluate(captured(car_only, maps), filled).monitor)
+
+
+def test_the_reference_moves_for_the_other_boxes_where_one_is_empty():
+    """The loss is NaN, its gradient is that of the other boxes (section 10, Q3)."""
+    attention = denoiser_maps().self_attention((8, 8))[0].probabilities
+    cells = cell_masks([(0.51, 0.51, 0.52, 0.52), RIGHT], (8, 8), **PUBLISHED).flatten(1)
+    with_empty, without = (sar_loss(attention, boxes, 2) for boxes in (cells, cells[1:]))
+    assert with_empty.isnan()
+    assert torch.equal(gradient(with_empty, attention)[0], gradient(without, attention)[0])
 
 
 def test_mask_acts_as_the_box_it_fills():

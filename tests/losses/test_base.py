@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import textwrap
 
 import pytest
 from hypothesis import given, settings
@@ -131,6 +132,16 @@ def test_only_methods_can_be_added():
     for other in ("syngen", 1, None):
         with pytest.raises(TypeError, match="unsupported operand"):
             MethodSum() + other
+
+
+def test_the_example_of_the_docstring():
+    from attncontrol import losses, maps, prompt
+
+    code = textwrap.dedent(losses.Method.__doc__.split("positions alone:\n\n")[1].split("\n\n    `Entity`")[0])
+    names = {**vars(losses), **vars(maps), **vars(prompt)}
+    exec(code, names)
+    grad = names["attention"].grad
+    assert grad.isfinite().all() and grad[..., 1:8].any() and not grad[..., 8:].any()
 
 
 def test_the_table_of_methods():

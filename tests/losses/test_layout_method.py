@@ -4,11 +4,18 @@ import pytest
 import torch
 
 from attncontrol.losses import create_method, method_classes
+from attncontrol.maps import Layer
 from tests.losses.inputs import context
 from tests.losses.layouts import LEFT, placed
 
 METHODS = [name for name, cls in method_classes().items() if cls.needs_layout]
 TINY = (0.5, 0.5, 0.52, 0.52)
+
+
+def layers(height=16, width=16):
+    """Cross- and self-attention of the middle block and, at twice its size, of an up block."""
+    sizes = {"mid": (height // 2, width // 2), "up": (height, width)}
+    return [Layer(f"{place}.{i}", place, i == 2, size) for place, size in sizes.items() for i in (1, 2)]
 
 
 def test_methods_that_need_a_layout():
@@ -32,7 +39,7 @@ def test_a_layout_with_a_box_is_needed(name):
 def test_boxes_smaller_than_a_cell_are_named_once(name, variant, fate):
     method = create_method(name, variant=variant)
     with pytest.warns(UserWarning) as caught:
-        method.check(placed(([1, 2], [TINY]), ([4], [LEFT])))
+        method.check_maps(placed(([1, 2], [TINY]), ([4], [LEFT])), layers())
     assert [str(w.message) for w in caught] == [
         f"{name}: the layout of '1 2': box [0.5, 0.5, 0.52, 0.52] covers no cell of 16x16 attention maps and {fate}"
     ]
@@ -42,12 +49,14 @@ def test_masks_smaller_than_a_cell_are_named():
     mask = torch.zeros(512, 512, dtype=torch.bool)
     mask[:4, :4] = True
     with pytest.warns(UserWarning, match="a mask covers no cell of 8x12 attention maps"):
-        create_method("boxdiff", resolution=(8, 12)).check(placed(([1], [mask])))
+        create_method("boxdiff").check_maps(placed(([1], [mask])), layers(8, 12))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_other_boxes_pass_in_silence(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        create_method(name).check(placed(([1], [LEFT, (0.0, 0.0, 1.0, 1.0)]), ([4], [LEFT]), ([6], [])))
-        create_method(name, resolution=64).check(placed(([1], [TINY])))
+        now = placed(([1], [LEFT, (0.0, 0.0, 1.0, 1.0)]), ([4], [LEFT]), ([6], []))
+        create_method(name).check(now)
+        create_method(name).check_maps(now, layers())
+        create_method(name).check_maps(placed(([1], [TINY])), layers(64, 64))

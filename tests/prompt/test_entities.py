@@ -63,6 +63,27 @@ def test_coordinated_noun_modifiers_are_no_entities():
     assert found(desk) == [("desk", ["wood", "metal"])]
 
 
+def test_a_coordinated_noun_with_an_article_or_adjective_of_its_own_is_an_entity():
+    hat = parse(
+        "a red hat and rubber boots", "a DET det 2", "red ADJ amod 2", "hat NOUN nmod 5", "and CCONJ cc 2",
+        "rubber NOUN conj 2", "boots NOUN ROOT 5",
+    )  # fmt: skip
+    assert found(hat) == [("hat", ["red"]), ("boots", ["rubber"])]
+
+
+def test_an_adjective_in_the_place_of_a_noun_with_its_article_is_an_entity():
+    orange = parse(
+        "an orange in the square", "an DET det 1", "orange ADJ ROOT 1", "in ADP prep 1", "the DET det 4",
+        "square ADJ pobj 2",
+    )  # fmt: skip
+    assert found(orange) == [("orange", []), ("square", [])]
+    ball = parse(
+        "a red and a blue ball", "a DET det 1", "red ADJ ROOT 1", "and CCONJ cc 1", "a DET det 5", "blue ADJ amod 5",
+        "ball NOUN conj 1",
+    )  # fmt: skip
+    assert found(ball) == [("ball", ["blue"])]
+
+
 def test_hyphens_that_a_pipeline_splits_are_joined():
     cat = parse(
         "a sleepy-eyed cat in a t-shirt", "a DET det 4", "sleepy ADJ npadvmod 3", "- PUNCT punct 3", "eyed ADJ amod 4",

@@ -41,6 +41,13 @@ def test_development_prompts():
     assert scores["entities"] >= 0.99 and scores["modifiers"] >= 0.98, scores
 
 
+def test_prompts_of_many_kinds():
+    gold = evaluate.read(Path(__file__).with_name("annotated.txt"))
+    scores = evaluate.score(gold, [evaluate.spans(parsed(prompt)) for prompt, _ in gold])
+    assert len(gold) == 300
+    assert scores["entities"] >= 0.98 and scores["modifiers"] >= 0.98, scores
+
+
 @pytest.mark.parametrize(
     "prompt", ["bright and colorful", "", "   ", "🐱", "...", "?!, ;", "\n\t", "\x00", "12 34", "\ud83d"]
 )
