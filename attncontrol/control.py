@@ -121,6 +121,7 @@ class AttentionControl:
         if "step" in vars(scheduler):
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
         self._scheduler = scheduler
+        self._running = False
         self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
         scheduler.step = self._moving_step(scheduler.step)
         scheduler.set_timesteps = self._starting(scheduler.set_timesteps)
@@ -132,6 +133,12 @@ class AttentionControl:
             vars(self._scheduler).pop(name, None)
         if exception[0] is None:
             self._engine.confirm_moves()
+            if not self._running:
+                warnings.warn(
+                    f"no call of the {type(self.pipe).__name__} under control was made, so nothing was guided: attach "
+                    "to the pipeline that you call",
+                    stacklevel=2,
+                )
 
     def _new_run(self) -> None:
         self._engine = Engine(
@@ -152,7 +159,10 @@ class AttentionControl:
 
         @functools.wraps(set_timesteps)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if family_of(self.pipe).denoiser is not self._family.denoiser:
+                raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
             self._new_run()
+            self._running = True
             return set_timesteps(*args, **kwargs)
 
         return wrapper
@@ -162,6 +172,8 @@ class AttentionControl:
             return args, kwargs
         if self.pipe.scheduler is not self._scheduler:
             raise RuntimeError("the scheduler was replaced under control: set it before `with attach(...)`")
+        if not self._running:  # another pipeline shares the denoiser
+            return args, kwargs
         call = self._family.bind(args, kwargs)
         if self._guided_call != self._calls and self._starts_iteration():
             self._guided_call = self._calls

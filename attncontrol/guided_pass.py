@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attncontrol.capture import Capture, ForwardTruncated, plain_attention
 from attncontrol.families import INSTEAD, UNetFamily
-from attncontrol.maps import AttentionMaps, Layer, LayerMap
+from attncontrol.maps import AttentionMaps, Layer, LayerMap, index_tensor
 
 
 class GuidedPass:
@@ -52,9 +52,10 @@ class GuidedPass:
 
         Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off).
         """
-        leaf = latents[rows].detach().requires_grad_(torch.is_grad_enabled())
+        index = index_tensor(rows, latents.device)
+        leaf = latents[index].detach().requires_grad_(torch.is_grad_enabled())
         call = self.family.rows(self.call, self.batch, [self.first_row + row for row in rows])
-        other_channels = self.sample[rows][:, leaf.shape[1] :]
+        other_channels = self.sample[index][:, leaf.shape[1] :]
         call["sample"] = torch.cat([leaf.to(self.sample.dtype), other_channels], dim=1)
         modules = self.family.attention_modules()
         capture = Capture({layer.name: modules[layer.name] for layer in self.layers})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +165,28 @@ def token_means(attention: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     """The mean map of every group of channels: [height, width, channels] -> [groups, height, width]."""
     if not groups:
         return attention.new_zeros(0, *attention.shape[:2])
-    return torch.stack([attention[..., list(group)].mean(-1) for group in groups])
+    return torch.stack([attention[..., index_tensor(group, attention.device)].mean(-1) for group in groups])
+
+
+def index_tensor(positions: Sequence[Any], device: torch.device) -> Tensor:
+    """Positions, a list or lists of equal length, as an index on a device: int64."""
+    return on_device(torch.tensor(positions, dtype=torch.long, device="cpu"), device)
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A small constant of the computer's memory on a device, not to be changed in place.
+
+    Equal ones are brought there once: each time, the program would wait for all work that the device was given.
+    """
+    if values.device == device or values.numel() == 0:
+        return values.to(device)
+    return _copy(values.contiguous().numpy().tobytes(), tuple(values.shape), values.dtype, device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _copy(numbers: bytes, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # its tensors could not take part in autograd
+        return torch.frombuffer(bytearray(numbers), dtype=dtype).reshape(shape).to(device)
 
 
 def gaussian_kernel(kernel_size: int, sigma: float, like: Tensor) -> Tensor:
@@ -173,10 +195,10 @@ def gaussian_kernel(kernel_size: int, sigma: float, like: Tensor) -> Tensor:
     Its exponent is ((x - m) / (2 sigma))^2, without the usual factor: the true standard deviation is
     sigma * sqrt(2). Built in float32 and cast, as the published code does (A&E, section 5).
     """
-    x = torch.arange(kernel_size, dtype=torch.float32) - (kernel_size - 1) / 2
+    x = torch.arange(kernel_size, dtype=torch.float32, device="cpu") - (kernel_size - 1) / 2
     weights = torch.exp(-((x / (2 * sigma)) ** 2))
     kernel = torch.outer(weights, weights)
-    return (kernel / kernel.sum()).to(like)
+    return on_device(kernel / kernel.sum(), like.device).to(like.dtype)
 
 
 def smooth(maps: Tensor, kernel_size: int = 3, sigma: float = 0.5, padding: int | None = None) -> Tensor:

@@ -13,7 +13,9 @@ from typing import Any
 import accelerate
 import diffusers
 import numpy as np
+import tokenizers
 import torch
+import transformers
 from PIL import Image
 
 from tests import tiny
@@ -95,8 +97,15 @@ def t2i_adapter() -> diffusers.T2IAdapter:
     return diffusers.T2IAdapter(channels=[16, 32], num_res_blocks=1, downscale_factor=2).eval()
 
 
-def ip_adapter() -> Any:
-    pipe = pipeline(diffusers.StableDiffusionPipeline)
+def xl_t2i_adapter() -> diffusers.T2IAdapter:
+    torch.manual_seed(5)
+    settings = {"num_res_blocks": 1, "downscale_factor": 4, "adapter_type": "full_adapter_xl"}
+    return diffusers.T2IAdapter(channels=[16, 32, 32, 32], **settings).eval()
+
+
+def ip_adapter(xl: bool = False) -> Any:
+    pipe = xl_pipeline(diffusers.StableDiffusionXLPipeline) if xl else pipeline(diffusers.StableDiffusionPipeline)
+    text_width = pipe.unet.config.cross_attention_dim
     generator = torch.Generator().manual_seed(6)
 
     def random(*shape: int) -> torch.Tensor:
@@ -107,8 +116,8 @@ def ip_adapter() -> Any:
     for i, name in enumerate(layers):
         width = pipe.unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
         attention |= {f"{2 * i + 1}.to_{part}_ip.weight": random(*width) for part in "kv"}
-    projection = {"proj.weight": random(4 * 32, 32), "proj.bias": random(4 * 32)}
-    projection |= {"norm.weight": torch.ones(32), "norm.bias": torch.zeros(32)}
+    projection = {"proj.weight": random(4 * text_width, 32), "proj.bias": random(4 * text_width)}
+    projection |= {"norm.weight": torch.ones(text_width), "norm.bias": torch.zeros(text_width)}
     pipe.load_ip_adapter(
         {"image_proj": projection, "ip_adapter": attention}, subfolder="", weight_name="", image_encoder_folder=None
     )
@@ -127,10 +136,11 @@ def lora_weights(unet: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     return weights
 
 
-def lora(names: tuple[str, ...] = ("one",), fuse: bool = False) -> Any:
-    pipe = pipeline(diffusers.StableDiffusionPipeline)
+def lora(names: tuple[str, ...] = ("one",), fuse: bool = False, xl: bool = False) -> Any:
+    pipe = xl_pipeline(diffusers.StableDiffusionXLPipeline) if xl else pipeline(diffusers.StableDiffusionPipeline)
+    plain = tiny.xl_unet() if xl else tiny.unet()
     for seed, name in enumerate(names):
-        pipe.load_lora_weights(lora_weights(tiny.unet(), seed), adapter_name=name)
+        pipe.load_lora_weights(lora_weights(plain, seed), adapter_name=name)
     pipe.set_adapters(list(names), [0.7] * len(names))
     if fuse:
         pipe.fuse_lora()
@@ -237,6 +247,16 @@ PIPELINES = [
         {**PAG, "image": picture()},
     ),
     Case(
+        "StableDiffusionPAGInpaintPipeline",
+        text_to_image(diffusers.StableDiffusionPAGInpaintPipeline, **PAG_LAYERS),
+        {**PAG, **INPAINT},
+    ),
+    Case(
+        "StableDiffusionControlNetPAGInpaintPipeline",
+        lambda: pipeline(diffusers.StableDiffusionControlNetPAGInpaintPipeline, controlnet=controlnet(), **PAG_LAYERS),
+        {**PAG, **INPAINT, "control_image": picture()},
+    ),
+    Case(
         "LatentConsistencyModelPipeline",
         text_to_image(
             diffusers.LatentConsistencyModelPipeline,
@@ -280,17 +300,52 @@ XL_PIPELINES = [
         {**INPAINT, "strength": 0.99, "control_image": picture()},
     ),
     Case(
+        "StableDiffusionXLAdapterPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLAdapterPipeline, adapter=xl_t2i_adapter()),
+        {"image": picture()},
+        "T2I-Adapter",
+    ),
+    Case(
         "StableDiffusionXLPAGPipeline",
         lambda: xl_pipeline(diffusers.StableDiffusionXLPAGPipeline, pag_applied_layers="mid"),
         PAG,
     ),
+    Case(
+        "StableDiffusionXLPAGImg2ImgPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLPAGImg2ImgPipeline, pag_applied_layers="mid"),
+        {**PAG, **IMAGE},
+    ),
+    Case(
+        "StableDiffusionXLPAGInpaintPipeline",
+        lambda: xl_pipeline(diffusers.StableDiffusionXLPAGInpaintPipeline, pag_applied_layers="mid"),
+        {**PAG, **INPAINT, "strength": 0.99},
+    ),
+    Case(
+        "StableDiffusionXLControlNetPAGPipeline",
+        lambda: xl_pipeline(
+            diffusers.StableDiffusionXLControlNetPAGPipeline, controlnet=xl_controlnet(), pag_applied_layers="mid"
+        ),
+        {**PAG, "image": picture()},
+    ),
+    Case(
+        "StableDiffusionXLControlNetPAGImg2ImgPipeline",
+        lambda: xl_pipeline(
+            diffusers.StableDiffusionXLControlNetPAGImg2ImgPipeline,
+            controlnet=xl_controlnet(),
+            pag_applied_layers="mid",
+        ),
+        {**PAG, **IMAGE, "control_image": picture()},
+    ),
 ]
 
+IMAGE_EMBEDS = {"ip_adapter_image_embeds": [torch.linspace(-1, 1, 64).view(2, 1, 32)]}
 ADDITIONS = [
-    Case("IP-Adapter", ip_adapter, {"ip_adapter_image_embeds": [torch.linspace(-1, 1, 64).view(2, 1, 32)]}),
+    Case("IP-Adapter", ip_adapter, IMAGE_EMBEDS),
+    Case("IP-Adapter, XL", lambda: ip_adapter(xl=True), IMAGE_EMBEDS),
     Case("LoRA, loaded", lora, {"cross_attention_kwargs": {"scale": 0.5}}),
     Case("LoRA, fused", lambda: lora(fuse=True)),
     Case("LoRA, several adapters", lambda: lora(("one", "two"))),
+    Case("LoRA, XL", lambda: lora(xl=True), {"cross_attention_kwargs": {"scale": 0.5}}),
     Case(
         "Textual inversion",
         textual_inversion,
@@ -365,11 +420,111 @@ HELPERS = [
     Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
 ]
 
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row of what cannot be controlled: how it is made, and what the error says of the reason and of the remedy."""
+
+    name: str
+    build: Callable[[], Any]
+    reason: str
+    remedy: str = "Use a text-to-image, .* as StableDiffusionPipeline"
+    note: str = ""
+    change: Callable[[Any], Any] | None = None
+
+
+def flux() -> Any:
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return diffusers.FluxPipeline(
+        scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
+        transformer=transformer,
+    )  # fmt: skip
+
+
+def stable_diffusion_3() -> Any:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=16, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
+        caption_projection_dim=16, pooled_projection_dim=32, in_channels=4, out_channels=4,
+    )  # fmt: skip
+    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+    return diffusers.StableDiffusion3Pipeline(transformer=transformer, scheduler=None, **dict.fromkeys(names))
+
+
+def upscaler() -> Any:
+    return diffusers.StableDiffusionUpscalePipeline(
+        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
+        unet=tiny.unet(7, num_class_embeds=1000), low_res_scheduler=tiny.scheduler(), scheduler=tiny.scheduler(),
+    )  # fmt: skip
+
+
+def kandinsky() -> Any:
+    return diffusers.KandinskyV22Pipeline(unet=tiny.unet(), scheduler=tiny.scheduler(), movq=tiny.vae())
+
+
+def animated() -> Any:
+    adapter = diffusers.MotionAdapter(block_out_channels=(16, 32), motion_norm_num_groups=8, motion_layers_per_block=1)
+    parts = {name: tiny.components()[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    return diffusers.AnimateDiffPipeline(motion_adapter=adapter, **parts)
+
+
+def with_another_tokenizer() -> Any:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"cat": 0, "?": 1}, unk_token="?"))
+    return tiny.stable_diffusion(tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def compiled(name: str, change: Callable[[Any], Any], note: str = "") -> Refusal:
+    """A UNet that is compiled, before control or under it."""
+
+    def build() -> Any:
+        pipe = tiny.stable_diffusion()
+        change(pipe)
+        return pipe
+
+    return Refusal(name, build, r"compiled by torch\.compile", "_orig_mod", note, change)
+
+
+def replace_by_compiled(pipe: Any) -> None:
+    pipe.unet = torch.compile(pipe.unet)
+
+
+REFUSED = [
+    compiled(
+        "pipe.unet = torch.compile(pipe.unet)",
+        replace_by_compiled,
+        "attach to the pipeline with the module it was made of, `pipe.unet._orig_mod`; other parts may stay compiled",
+    ),
+    compiled("pipe.unet.compile()", lambda pipe: pipe.unet.compile(), "load the pipeline afresh"),
+    compiled("pipe.unet.compile_repeated_blocks()", lambda pipe: pipe.unet.compile_repeated_blocks(), "likewise"),
+    Refusal("FluxPipeline", flux, "FluxPipeline cannot be controlled: it has no UNet"),
+    Refusal(
+        "StableDiffusion3Pipeline",
+        stable_diffusion_3,
+        "StableDiffusion3Pipeline cannot be controlled: it has no UNet",
+    ),
+    Refusal(
+        "AnimateDiffPipeline",
+        animated,
+        "AnimateDiffPipeline cannot be controlled: it has UNetMotionModel",
+        note="its UNet makes the frames of a video together",
+    ),
+    Refusal(
+        "StableDiffusionUpscalePipeline",
+        upscaler,
+        "StableDiffusionUpscalePipeline cannot be controlled: it has no property",
+    ),
+    Refusal("KandinskyV22Pipeline", kandinsky, "KandinskyV22Pipeline cannot be controlled: it reads no text"),
+    Refusal("a tokenizer that is not CLIP's", with_another_tokenizer, "its TokenizersBackend is not CLIP's"),
+]
+
 GROUPS = {
     "Pipelines": PIPELINES + XL_PIPELINES,
     "Adapters": ADDITIONS,
     "Schedulers": SCHEDULERS,
     "Helpers": HELPERS,
+    "Refused, with an error that says what to use": REFUSED,
 }
 
 
@@ -383,7 +538,7 @@ def support_matrix() -> str:
 
 
 def _code(name: str) -> str:
-    return name if name.startswith(("IP-", "LoRA", "Textual")) else f"`{name}`"
+    return name if name.startswith(("IP-", "LoRA", "Textual", "a ")) else f"`{name}`"
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ import warnings
 
 import diffusers
 import pytest
-import tokenizers
 import torch
-import transformers
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor
@@ -18,7 +16,7 @@ from attncontrol.control import resolve_control
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import control_to_json, with_settings
 from attncontrol.losses.presets import PRESETS
-from tests import tiny
+from tests import stock, tiny
 
 PROMPT = "a cat and a frog"
 QUICK = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=2, step_size=100)
@@ -230,62 +228,10 @@ def test_wrong_controls(stock, control, error, message):
         attach(stock, control, prompt=PROMPT)
 
 
-def flux():
-    transformer = diffusers.FluxTransformer2DModel(
-        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
-    )  # fmt: skip
-    return diffusers.FluxPipeline(
-        scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
-        transformer=transformer,
-    )  # fmt: skip
-
-
-def stable_diffusion_3():
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=16, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
-        caption_projection_dim=16, pooled_projection_dim=32, in_channels=4, out_channels=4,
-    )  # fmt: skip
-    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
-    return diffusers.StableDiffusion3Pipeline(transformer=transformer, scheduler=None, **dict.fromkeys(names))
-
-
-def upscaler():
-    return diffusers.StableDiffusionUpscalePipeline(
-        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
-        unet=tiny.unet(7, num_class_embeds=1000), low_res_scheduler=tiny.scheduler(), scheduler=tiny.scheduler(),
-    )  # fmt: skip
-
-
-def kandinsky():
-    return diffusers.KandinskyV22Pipeline(unet=tiny.unet(), scheduler=tiny.scheduler(), movq=tiny.vae())
-
-
-def animated():
-    adapter = diffusers.MotionAdapter(block_out_channels=(16, 32), motion_norm_num_groups=8, motion_layers_per_block=1)
-    parts = {name: tiny.components()[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
-    return diffusers.AnimateDiffPipeline(motion_adapter=adapter, **parts)
-
-
-def with_another_tokenizer():
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"cat": 0, "?": 1}, unk_token="?"))
-    return tiny.stable_diffusion(tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=words))
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (flux, "FluxPipeline cannot be controlled: it has no UNet"),
-        (stable_diffusion_3, "StableDiffusion3Pipeline cannot be controlled: it has no UNet"),
-        (upscaler, "StableDiffusionUpscalePipeline cannot be controlled: it has no property"),
-        (kandinsky, "KandinskyV22Pipeline cannot be controlled: it reads no text"),
-        (animated, "AnimateDiffPipeline cannot be controlled: it has UNetMotionModel"),
-        (with_another_tokenizer, "its TokenizersBackend is not CLIP's"),
-    ],
-)
-def test_pipelines_that_cannot_be_controlled_say_which_can(make, reason):
-    with pytest.raises(ValueError, match=f"{reason}.*Use a text-to-image, .* as StableDiffusionPipeline"):
-        attach(make(), "attend-and-excite", prompt=PROMPT)
+@pytest.mark.parametrize("case", stock.REFUSED, ids=lambda case: case.name)
+def test_pipelines_that_cannot_be_controlled_say_why_and_what_can(case):
+    with pytest.raises(ValueError, match=f"{case.reason}.*{case.remedy}"):
+        attach(case.build(), "attend-and-excite", prompt=PROMPT)
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, [PROMPT] * 2])
@@ -300,15 +246,76 @@ def test_a_batch_of_other_copies_is_refused_at_the_first_step(prompt):
     assert tiny.state(pipe) == before
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-def test_compiled_denoisers_are_refused(in_place):
+@pytest.mark.parametrize("case", [case for case in stock.REFUSED if "compile" in case.name], ids=lambda c: c.name)
+def test_a_denoiser_compiled_under_control_is_refused_at_the_next_call(case):
     pipe = tiny.stable_diffusion()
-    if in_place:
-        pipe.unet.compile()
-    else:
-        pipe.unet = torch.compile(pipe.unet)
-    with pytest.raises(ValueError, match=r"compiled by torch\.compile.*_orig_mod"):
-        attach(pipe, "attend-and-excite", prompt="a cat and a frog")
+    plain = pipe(PROMPT, generator=generator(), **CALL).images
+    unet = pipe.unet
+    with attach(pipe, QUICK, prompt=PROMPT):
+        guided = pipe(PROMPT, generator=generator(), **CALL).images
+        case.change(pipe)
+        with pytest.raises(ValueError, match=f"{case.reason}.*{case.remedy}"):
+            pipe(PROMPT, generator=generator(), **CALL)
+        pipe.unet = unet
+        for part in unet.modules():
+            part._compiled_call_impl = None
+        assert torch.equal(pipe(PROMPT, generator=generator(), **CALL).images, guided)
+    assert torch.equal(pipe(PROMPT, generator=generator(), **CALL).images, plain)
+
+
+def test_replacing_the_denoiser_under_control_is_refused():
+    pipe = tiny.stable_diffusion()
+    with attach(pipe, QUICK, prompt=PROMPT):
+        pipe.unet = tiny.unet()
+        with pytest.raises(RuntimeError, match="UNet was replaced under control: set it before"):
+            pipe(PROMPT, **CALL)
+
+
+def test_a_pipeline_that_shares_the_denoiser_is_left_alone():
+    """Another scheduler tells them apart."""
+    pipe = tiny.stable_diffusion()
+    other = tiny.stable_diffusion(unet=pipe.unet, scheduler=tiny.scheduler())
+    plain = other(PROMPT, generator=generator(), **CALL).images
+    with attach(pipe, QUICK, prompt=PROMPT) as control:
+        assert torch.equal(other(PROMPT, generator=generator(), **CALL).images, plain)
+        guided = pipe(PROMPT, generator=generator(), **CALL).images
+        assert torch.equal(other(PROMPT, generator=generator(), **CALL).images, plain)
+    assert not torch.equal(guided, plain)
+    assert len(control.record.images[0].steps) == 4
+
+
+def test_pipelines_that_share_the_denoiser_are_controlled_each_in_its_way():
+    pipe = tiny.stable_diffusion()
+    other = tiny.stable_diffusion(unet=pipe.unet, scheduler=tiny.scheduler(EulerDiscreteScheduler))
+    pairs, alone, together = [(pipe, QUICK), (other, "conform")], [], []
+    for one, control in pairs:
+        with attach(one, control, prompt=PROMPT):
+            alone.append(one(PROMPT, generator=generator(), **CALL).images)
+    with attach(pipe, QUICK, prompt=PROMPT), attach(other, "conform", prompt=PROMPT):
+        for one, _ in pairs:
+            together.append(one(PROMPT, generator=generator(), **CALL).images)
+    assert all(map(torch.equal, alone, together))
+
+
+def test_control_that_no_call_used_is_pointed_out():
+    pipe, other = tiny.stable_diffusion(), tiny.stable_diffusion()
+    with (
+        pytest.warns(UserWarning, match="nothing was guided: attach to the pipeline"),
+        attach(pipe, QUICK, prompt=PROMPT),
+    ):
+        other(PROMPT, **CALL)
+
+
+def test_a_pipeline_that_shares_everything_must_be_attached_itself():
+    pipe = tiny.stable_diffusion()
+    other = diffusers.StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    with (
+        attach(pipe, QUICK, prompt=PROMPT),
+        pytest.raises(
+            RuntimeError, match="another pipeline with the same scheduler and UNet runs: attach to that one"
+        ),
+    ):
+        other(PROMPT, **CALL)
 
 
 def test_unknown_memory_mode(stock):

@@ -109,11 +109,7 @@ def bundled():
 
 MODELS = {
     "1.x": lambda: AttentionControlPipeline.from_pipe(tiny.stable_diffusion()),
-    "2.x": lambda: AttentionControlPipeline.from_pipe(
-        tiny.stable_diffusion(
-            text_encoder=tiny.text_encoder(hidden_act="gelu"), unet=tiny.unet(use_linear_projection=True)
-        )
-    ),
+    "2.x": lambda: AttentionControlPipeline.from_pipe(tiny.second()),
     "XL": lambda: AttentionControlPipeline.from_pipe(tiny.stable_diffusion_xl()),
     "bundled": bundled,
 }

@@ -15,9 +15,7 @@ from tests import tiny
 METHODS = list(method_classes())
 FAMILIES = {
     "1.x": lambda: tiny.stable_diffusion(),
-    "2.x": lambda: tiny.stable_diffusion(
-        text_encoder=tiny.text_encoder(hidden_act="gelu"), unet=tiny.unet(use_linear_projection=True)
-    ),
+    "2.x": tiny.second,
     "text at one size only": lambda: tiny.stable_diffusion(
         unet=tiny.unet(
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),

@@ -1,10 +1,11 @@
 """`attach` with the stock pipelines, schedulers and helpers of diffusers: every row of the table in tests/stock.py."""
 
 import functools
+from contextlib import suppress
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from attncontrol import AttendAndExcite, attach
 from tests import stock, tiny
@@ -53,6 +54,10 @@ def test_memory_modes_agree_on_the_scale_of_a_lora():
     assert not torch.equal(guided[0.3, "fast"], guided[1.0, "fast"])
 
 
+class Enough(Exception):
+    pass
+
+
 class DDIMAt(DDIMScheduler):
     """DDIM that visits one given timestep."""
 
@@ -71,36 +76,64 @@ def test_the_first_update_is_that_of_ddim(case, monkeypatch):
     """At equal model input and timestep, input and sample move as with DDIM, the sample in its scheduler's scale."""
     pipe = case.build()
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    model_input, sample = first_moves(pipe, case, noise, monkeypatch)
+    pipe.scheduler.set_timesteps(4)
+    scale = pipe.scheduler.scale_model_input(torch.ones(1), pipe.scheduler.timesteps[0])
+    latents = noise / scale / pipe.scheduler.init_noise_sigma
+    _, model_input, sample = first_moves(pipe, case, monkeypatch, latents=latents)
     DDIMAt.only = pipe.scheduler.timesteps[0]
     pipe.scheduler = tiny.scheduler(DDIMAt)
-    reference, _ = first_moves(pipe, case, noise, monkeypatch)
+    check_moves(first_moves(pipe, case, monkeypatch, latents=noise)[1], model_input, sample)
+
+
+@pytest.mark.parametrize(
+    "case",
+    # consistency models ask their own scheduler for timesteps
+    [case for case in stock.PIPELINES + stock.XL_PIPELINES + stock.ADDITIONS if "Consistency" not in case.name],
+    ids=lambda case: case.name,
+)
+def test_the_first_update_is_the_same_with_ddim_and_euler(case, monkeypatch):
+    pipe = case.build()
+    found = []
+    for cls in (DDIMScheduler, EulerDiscreteScheduler):
+        pipe.scheduler = tiny.scheduler(cls, timestep_spacing="leading", steps_offset=1)
+        found.append(first_moves(pipe, case, monkeypatch))
+    (start, reference, _), (other_start, model_input, sample) = found
+    torch.testing.assert_close(other_start, start, rtol=1e-4, atol=1e-4)
+    check_moves(reference, model_input, sample)
+
+
+def check_moves(reference, model_input, sample):
     assert reference.abs().max() > 1e-3
-    torch.testing.assert_close(model_input, reference, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(model_input, reference, rtol=2e-3, atol=2e-4)
     torch.testing.assert_close(sample, reference, rtol=2e-3, atol=2e-4)
 
 
-def first_moves(pipe, case, noise, monkeypatch):
-    """How far the first step moves the model's input and, scaled like it, the scheduler's sample, from `noise`."""
-    scheduler = pipe.scheduler
-    scheduler.set_timesteps(4)
-    scale = scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0])
-    inputs, samples = [], []
-    step = type(scheduler).step
+def first_moves(pipe, case, monkeypatch, **arguments):
+    """The latents that go into the first model call, and how far control moves them there and in the scheduler.
+
+    All in the scale of the model's input, one image.
+    """
+    before, after, samples = [], [], []
+    step = type(pipe.scheduler).step
 
     @functools.wraps(step)
     def recording_step(self, model_output, timestep, sample, *args, **kwargs):
-        samples.append(sample)
-        return step(self, model_output, timestep, sample, *args, **kwargs)
+        samples.append(sample * self.scale_model_input(torch.ones(1), timestep))
+        raise Enough
 
-    def record_input(module, args, kwargs):
-        inputs.append(kwargs["sample"] if "sample" in kwargs else args[0])
+    def recording_input(found):
+        def record(module, args, kwargs):
+            if not torch.is_grad_enabled():  # not a guided forward
+                found.append((kwargs["sample"] if "sample" in kwargs else args[0])[:1, :4])
 
-    monkeypatch.setattr(type(scheduler), "step", recording_step)
-    with controlled(pipe, case, AttendAndExcite(thresholds={}, step_size=300)):
-        handle = pipe.unet.register_forward_pre_hook(record_input, with_kwargs=True)
-        run(pipe, case, latents=noise / scale / scheduler.init_noise_sigma)
-    handle.remove()
-    monkeypatch.setattr(type(scheduler), "step", step)
-    ordinary = next(sample for sample in inputs if sample.shape[0] == 2)
-    return ordinary[1:] - noise, samples[0] * scale - noise
+        return pipe.unet.register_forward_pre_hook(record, with_kwargs=True)
+
+    monkeypatch.setattr(type(pipe.scheduler), "step", recording_step)
+    handles = [recording_input(before)]
+    with suppress(Enough), controlled(pipe, case, AttendAndExcite(thresholds={}, step_size=300)):
+        handles.append(recording_input(after))
+        run(pipe, case, **arguments)
+    for handle in handles:
+        handle.remove()
+    monkeypatch.setattr(type(pipe.scheduler), "step", step)
+    return before[0], after[0] - before[0], samples[0] - before[0]

@@ -85,6 +85,17 @@ def stable_diffusion(cls: type = StableDiffusionPipeline, **overrides):
     return pipe
 
 
+def second(**overrides):
+    """A tiny Stable Diffusion 2.x: heads per level, gelu, velocity prediction, padding other than the end of text."""
+    tokens = tokenizer.__wrapped__()
+    tokens.pad_token = "!"
+    parts = {
+        "unet": unet(use_linear_projection=True, attention_head_dim=(2, 4)), "text_encoder": text_encoder("gelu"),
+        "tokenizer": tokens, "scheduler": scheduler(prediction_type="v_prediction"),
+    }  # fmt: skip
+    return stable_diffusion(**{**parts, **overrides})
+
+
 def xl_unet(**overrides) -> UNet2DConditionModel:
     """Cross-attention at half the size of the latents only, two transformer blocks each, as many as XL has places."""
     config = {

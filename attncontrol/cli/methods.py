@@ -92,9 +92,14 @@ def _costs(names, model, steps, width, height, dtype):
     table = Table(
         "method", "maps", "layers", "guided passes", "arithmetic", "GiB", "GiB, low", box=None, pad_edge=False
     )
+    refused = []
     for name in names:
         method = resolve_control(name, tuned_settings(path)).parts[0][1]
-        found = method_cost(family, method, size, steps)
+        try:
+            found = method_cost(family, method, size, steps)
+        except ValueError as error:  # a setting of this method does not suit the size
+            refused.append(str(error))
+            continue
         passes, arithmetic = (
             _range(*(format(value, form) for value in values))
             for values, form in ((found.passes, "d"), (found.arithmetic, ".2f"))
@@ -102,12 +107,14 @@ def _costs(names, model, steps, width, height, dtype):
         memory = (f"{bytes / 2**30:.2f}" for bytes in (found.fast.peak_bytes, found.low.peak_bytes))
         shape = "{}x{}".format(*found.layers[0].size)
         table.add_row(name, shape, str(len(found.layers)), passes, arithmetic, *memory)
+    if len(refused) == len(names):
+        raise ValueError("\n".join(refused))
     title = (
         f"One image of {size[1] * scale}x{size[0] * scale} in {steps} steps with {model}, classifier-free guidance, "
         f"{dtype}.\nArithmetic of plain sampling = 1; memory above the weights, for plain sampling "
         f"{found.plain.peak_bytes / 2**30:.2f} GiB. Ranges: without refinement, and as much as it may do.\n"
     )
-    return Group(title, table)
+    return Group(title, table, *(f"\n{reason}" for reason in refused))
 
 
 def _range(first: str, last: str) -> str:

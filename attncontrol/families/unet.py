@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attncontrol.maps import PLACES, Layer, Place, Size
+from attncontrol.maps import PLACES, Layer, Place, Size, index_tensor
 
 BLOCKS: dict[str, Place] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 
@@ -81,9 +81,15 @@ class UNetFamily:
         """How many copies of the latents one call holds, and which of them (from 0) is the conditional one.
 
         Classifier-free guidance puts an unconditional copy in front, perturbed-attention guidance a perturbed one
-        behind.
+        behind. Raises RuntimeError if it is not this pipeline that runs.
         """
-        conditional = int(self.pipe.do_classifier_free_guidance)
+        try:
+            conditional = int(self.pipe.do_classifier_free_guidance)
+        except AttributeError:  # every call sets what the property reads
+            raise RuntimeError(
+                f"this {type(self.pipe).__name__} is under control, but another pipeline with the same scheduler and "
+                "UNet runs: attach to that one"
+            ) from None
         return conditional + 1 + int(getattr(self.pipe, "do_perturbed_attention_guidance", False)), conditional
 
     def perturbed_layers(self) -> list[str]:
@@ -122,7 +128,7 @@ class UNetFamily:
 
     def rows(self, call: dict[str, Any], batch: int, rows: Sequence[int]) -> dict[str, Any]:
         """The arguments of a denoiser call for some rows of its batch only."""
-        index = torch.tensor(rows, device=call["sample"].device)
+        index = index_tensor(rows, call["sample"].device)
 
         def select(value: Tensor) -> Tensor:
             # outside inference mode a copy is an ordinary tensor, which autograd can save

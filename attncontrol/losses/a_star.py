@@ -12,7 +12,7 @@ from attncontrol.layout import cell_masks
 from attncontrol.losses.base import Context, Evaluation, option
 from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, Size, resoftmax, token_means
+from attncontrol.maps import AttentionMaps, Size, index_tensor, on_device, resoftmax, token_means
 
 
 def segregation_terms(maps: Tensor) -> Tensor:
@@ -149,8 +149,9 @@ class AStar(DecayingStep, SmoothedMaps):
         if self.segregation_weight:
             loss = loss + self.segregation_weight * segregation_terms(concepts).sum()
         if self.retention_weight and masks:
-            targets = torch.stack(list(masks.values())).to(concepts.device)
-            loss = loss + self.retention_weight * retention_terms(concepts[list(masks)], targets).sum()
+            targets = on_device(torch.stack(list(masks.values())), concepts.device)
+            kept = concepts[index_tensor(list(masks), concepts.device)]
+            loss = loss + self.retention_weight * retention_terms(kept, targets).sum()
         return loss
 
     def plain_step_size(self, context: Context) -> float:

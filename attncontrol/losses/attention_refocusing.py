@@ -16,7 +16,7 @@ from attncontrol.layout import Region
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, Layer, resoftmax, smooth, token_means
+from attncontrol.maps import AttentionMaps, Layer, on_device, resoftmax, smooth, token_means
 
 Release = Literal["v1", "v2"]
 EARLY_STEPS = 15
@@ -57,7 +57,7 @@ def car_terms(
     from comparisons and carry no gradient. An empty box counts as filled and as free of others, as published.
     """
     objects = int(box_owners.max()) + 1
-    own = (owners[:, None] == box_owners).to(maps.device)
+    own = on_device(owners[:, None] == box_owners, maps.device)
     masks = boxes[None] & own[..., None, None]
     outside_own = maps * ~masks.any(1)
     nowhere = maps * ~boxes.any(0)
@@ -191,9 +191,9 @@ class AttentionRefocusing(LayoutMethod):
         words = resoftmax(attention, self.softmax_end(context, None))
         pieces = [(channels, o) for o, (groups, _) in enumerate(objects) for channels in groups]
         prepared = smooth(token_means(words, [channels for channels, _ in pieces]))
-        boxes = torch.cat([self.cells(regions, size) for _, regions in objects]).to(prepared.device)
+        boxes = on_device(torch.cat([self.cells(regions, size) for _, regions in objects]), prepared.device)
         queries = boxes.flatten(1)
-        owners = torch.tensor([o for _, o in pieces], device=prepared.device)
+        owners = torch.tensor([o for _, o in pieces])
         box_owners = torch.tensor([o for o, (_, own) in enumerate(objects) for _ in own])
         early = self._published_step(context) < EARLY_STEPS
         terms = car_terms(prepared, owners, boxes, box_owners, early, self.release)

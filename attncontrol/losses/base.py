@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -207,11 +208,21 @@ class Method(ABC):
         """Those that the setting `layers` names, or the model's default ones."""
         if self.layers is None:
             return [layer for layer in layers if layer.by_default]
-        return match_layers(layers, self.layers)
+        with self._named_errors():
+            return match_layers(layers, self.layers)
 
     def map_size(self, layers: Sequence[Layer]) -> Size:
-        """The (height, width) of the maps this method works on."""
-        return choose_size(layers, self.resolution)
+        """The (height, width) of the maps this method works on. Raises ValueError if none are of `resolution`."""
+        with self._named_errors():
+            return choose_size(layers, self.resolution)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Says of which method a ValueError speaks: several may be added up."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     def settings(self) -> dict[str, Any]:
         """All hyperparameters by name."""

@@ -15,7 +15,7 @@ from attncontrol.losses.base import Context, Evaluation, option
 from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, resoftmax, token_means
+from attncontrol.maps import AttentionMaps, on_device, resoftmax, token_means
 
 Cells = tuple[int, int, int, int]
 
@@ -50,14 +50,15 @@ def boxdiff_terms(
     outer terms take the strongest `top_fraction` of the cells inside and outside, and at least one cell if
     `at_least_one`; else the mean of none is NaN, as published.
     """
-    inside, areas = masks.to(maps), masks.flatten(1).sum(1)
+    inside, areas = on_device(masks, maps.device).to(maps.dtype), masks.flatten(1).sum(1)
     means = [
         torch.stack(
             [_top_mean(m * k, int(a), top_fraction, at_least_one) for m, k, a in zip(maps, part, area, strict=True)]
         )
         for part, area in ((inside, areas), (1 - inside, maps[0].numel() - areas))
     ]
-    near_x, near_y = (_near_edges(boxes, axis, maps.shape[2 - axis], corner_width).to(maps) for axis in (0, 1))
+    near = [_near_edges(boxes, axis, maps.shape[2 - axis], corner_width) for axis in (0, 1)]
+    near_x, near_y = (on_device(cells, maps.device).to(maps.dtype) for cells in near)
     corner_x = ((maps.amax(1) - inside.amax(1)).abs() * near_x).mean(1)
     corner_y = ((maps.amax(2) - inside.amax(2)).abs() * near_y).mean(1)
     return BoxDiffTerms(1 - means[0], means[1], corner_x, corner_y)

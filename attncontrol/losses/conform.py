@@ -14,7 +14,7 @@ from torch import Tensor
 from attncontrol.losses.base import Context, Evaluation, Refinement, at_iteration, option
 from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps
+from attncontrol.maps import AttentionMaps, index_tensor, on_device
 
 
 def nt_xent_terms(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
@@ -23,13 +23,13 @@ def nt_xent_terms(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) 
     embeddings: [rows, pixels], labels: [rows]; rows of equal label are positives. The denominator of a pair holds
     that pair and the anchor's negatives. Empty if there is no negative pair.
     """
-    positive, negative = _pairs(labels)
-    if not negative.any():
+    same = labels[:, None] == labels
+    if same.all():
         return embeddings.new_zeros(0)
     logits = cosine_similarity(embeddings) / temperature
-    negatives = logits.masked_fill(~negative.to(logits.device), -torch.inf).logsumexp(1, keepdim=True)
+    negatives = logits.masked_fill(on_device(same, logits.device), -torch.inf).logsumexp(1, keepdim=True)
     probability = (logits - negatives).sigmoid()
-    return -(probability + torch.finfo(logits.dtype).tiny).log()[positive.nonzero(as_tuple=True)]
+    return -(probability + torch.finfo(logits.dtype).tiny).log()[_pairs(labels, logits.device)[0]]
 
 
 def nt_xent_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
@@ -44,9 +44,8 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
     Each mean is over its strictly positive values, 0 if there are none. Shapes as in `nt_xent_terms`.
     """
     similarity = cosine_similarity(embeddings)
-    positive, negative = _pairs(labels)
-    pairs = [similarity[chosen.nonzero(as_tuple=True)] for chosen in (positive, negative)]
-    parts = ((1 - pairs[0]).relu(), pairs[1].relu())
+    positive, negative = _pairs(labels, similarity.device)
+    parts = ((1 - similarity[positive]).relu(), similarity[negative].relu())
     return sum((part.sum() / (part > 0).sum().clamp(min=1) for part in parts), embeddings.new_zeros(()))
 
 
@@ -61,9 +60,11 @@ def group_labels(groups: Sequence[Sequence[int]]) -> dict[int, int]:
     return {token: number for number, group in enumerate(groups) for token in group}
 
 
-def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+def _pairs(labels: Tensor, device: torch.device) -> list[tuple[Tensor, ...]]:
+    """Rows and columns of the positive pairs and of the negative ones, as indices on a device."""
     same = labels[:, None] == labels
-    return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
+    chosen = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same)
+    return [tuple(on_device(axis, device) for axis in pairs.nonzero(as_tuple=True)) for pairs in chosen]
 
 
 @register(
@@ -144,7 +145,7 @@ class Conform(DecayingStep, SmoothedMaps):
         kept = attention[..., 1:-1]
         if self.softmax_normalize:
             kept = torch.softmax(scale * kept, dim=-1)
-        maps = kept[..., [token - 1 for token in tokens]].movedim(-1, 0)
+        maps = kept[..., index_tensor([token - 1 for token in tokens], kept.device)].movedim(-1, 0)
         vectors = self.smoothed(maps).flatten(1)
         return torch.softmax(100 * vectors, dim=1) if self.softmax_normalize_attention_maps else vectors
 

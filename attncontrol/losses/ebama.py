@@ -12,7 +12,7 @@ from torch import Tensor
 from attncontrol.losses.base import Context, Evaluation, Method, option
 from attncontrol.losses.registry import register
 from attncontrol.losses.words import Group, distributions, tokens_outside, word_distances, word_groups
-from attncontrol.maps import AttentionMaps, resoftmax, smooth
+from attncontrol.maps import AttentionMaps, index_tensor, resoftmax, smooth
 
 
 def binding_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "cosine") -> tuple[Tensor, Tensor]:
@@ -58,7 +58,8 @@ def object_peaks(attention: Tensor, tokens: Sequence[int], end: int = -1) -> Ten
     attention: mean probabilities [height, width, positions]; the softmax runs over positions 1 .. end - 1.
     """
     probabilities = resoftmax(attention, end)
-    maps = smooth(probabilities[..., [token - 1 for token in tokens]].movedim(-1, 0))
+    channels = index_tensor([token - 1 for token in tokens], attention.device)
+    maps = smooth(probabilities[..., channels].movedim(-1, 0))
     return maps.flatten(1).amax(1)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, Layer, choose_size
+from attncontrol.maps import AttentionMaps, Layer, index_tensor, on_device
 
 
 def layout_guidance_loss(attention: Tensor, objects: Sequence[Sequence[int]], masks: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def layout_guidance_loss(attention: Tensor, objects: Sequence[Sequence[int]], ma
     """
     losses = []
     for positions, mask in zip(objects, masks, strict=True):
-        maps = attention[..., list(positions)]
+        maps = attention[..., index_tensor(positions, attention.device)]
         total = maps.sum(1)
         inside = (maps * mask[:, None]).sum(1) / torch.where(total == 0, 1, total)
         losses.append(((1 - inside) ** 2).mean())
@@ -63,7 +63,7 @@ class LayoutGuidance(LayoutMethod):
         sides = [layer for layer in layers if layer.place == "up"] or [m for m in layers if m.place == "down"]
         if mid and not sides:
             return mid
-        size = choose_size(sides, self.resolution)
+        size = self.map_size(sides)
         return mid + [layer for layer in sides if layer.size == size]
 
     def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
@@ -73,7 +73,7 @@ class LayoutGuidance(LayoutMethod):
         losses = []
         for layer in maps.cross():
             cells = torch.stack([self.cells(regions, layer.layer.size).any(0) for _, regions in placed])
-            masks = cells.flatten(1).to(layer.probabilities.device)
+            masks = on_device(cells.flatten(1), layer.probabilities.device)
             losses.append(layout_guidance_loss(layer.probabilities, objects, masks))
         return Evaluation(torch.stack(losses).mean())
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attncontrol.maps import index_tensor
 from attncontrol.prompt.structure import PromptStructure
 
 Group = Sequence[Sequence[int]]
@@ -82,4 +83,4 @@ def word_distances(maps: Tensor, words: Group, others: Group, distance: str) -> 
 def _padded(words: Group, device: torch.device) -> Tensor:
     """Token positions [words, most pieces]; shorter words repeat their first piece, which changes no maximum."""
     length = max(len(word) for word in words)
-    return torch.tensor([[*word, *[word[0]] * (length - len(word))] for word in words], device=device)
+    return index_tensor([[*word, *[word[0]] * (length - len(word))] for word in words], device)
