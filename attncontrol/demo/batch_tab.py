@@ -21,7 +21,7 @@ from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.job_panel import QUIET, JobPanel
 from attncontrol.demo.settings import Limits
-from attncontrol.demo.studio import Progress, Report, Studio
+from attncontrol.demo.studio import Progress, Report, Studio, Waiting
 from attncontrol.demo.task import FieldError, read_method, whole_number
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json
@@ -176,7 +176,7 @@ class BatchTab:
         report = report_html(Path(path).name, *validate(plan, self.limits), path)
         return {**self.job.no_errors(), self.report: report}
 
-    def _run(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
+    def _run(self, values: dict[str, Any], session: str) -> Iterator[Any]:
         path = values["file"]
         plan = read_plan(self.studio, path, values["method"], values["steps"], self.limits)
         jobs, cautions, problems = validate(plan, self.limits)
@@ -187,8 +187,8 @@ class BatchTab:
             return
         job = partial(run_batch, self.studio, Checked(Path(path), plan, jobs))
         for report in self.studio.run(session, KIND, job):
-            if isinstance(report, Progress):
-                yield {self.job.status: pictures.progress(report, None)}
+            if isinstance(report, Progress | Waiting):
+                yield report
                 continue
             counts, archive = report
             text = f"Done: {counts.made} images in {counts.seconds:.0f} s, {counts.failed} failed."

@@ -15,7 +15,7 @@ from attncontrol.demo import examples, pictures, recipes
 from attncontrol.demo.job_panel import PRIVATE, QUIET, JobPanel
 from attncontrol.demo.results import Results
 from attncontrol.demo.settings import Limits
-from attncontrol.demo.studio import Progress, Studio
+from attncontrol.demo.studio import Studio
 from attncontrol.demo.task import FieldError, check, field, make_pairs, read_request, read_task
 from attncontrol.demo.widgets import (
     boxes_of,
@@ -150,14 +150,13 @@ class GenerateTab:
         ]
         return {**layout, "boxes": boxes}, gr.HTML("", visible=False)
 
-    def _generate(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
-        task, preview = self._read(values), None
+    def _generate(self, values: dict[str, Any], session: str) -> Iterator[Any]:
+        task = self._read(values)
         for report in self.studio.run(session, KIND, partial(make_pairs, self.studio, task)):
-            if isinstance(report, Progress):
-                preview = report.preview or preview
-                yield {self.job.status: pictures.progress(report, preview)}
-            else:
+            if isinstance(report, list):
                 yield {**self.job.tell(_summary(report)), **self.results.show(report)}
+            else:
+                yield report
 
     def _read(self, values: dict[str, Any]) -> Any:
         prompt = (values["prompt"] or "").strip()
