@@ -151,16 +151,16 @@ class BatchTab:
         self.job.field(
             "file",
             gr.File(
-                label=f"Prompt file: text, CSV, TSV, JSON Lines, YAML (at most {self.limits.upload_mb} MB)",
+                label=f"Prompt file (at most {self.limits.upload_mb} MB)",
                 file_types=FORMATS,
                 type="filepath",
-                height=150,
+                height=170,
                 elem_id="batch-file",
             ),
         )
         gr.HTML(
-            "<p class='notice'>One prompt per line will do. A row may set its own method, seed, steps, "
-            "subjects and boxes. These are for rows that do not:</p>"
+            "<p class='notice'>Text with a prompt per line, CSV, TSV, JSON Lines or YAML. A row may set its own "
+            "method, seed, steps, subjects and boxes. These are for rows that do not:</p>"
         )
         choices = [*method_classes(), ("none (plain sampling)", PLAIN)]
         self.job.field("method", gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="batch-method"))

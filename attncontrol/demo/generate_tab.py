@@ -53,7 +53,7 @@ class GenerateTab:
                     label="Restore settings: drop a PNG made here",
                     file_types=[".png"],
                     type="filepath",
-                    height=150,
+                    height=170,
                     elem_id="restore",
                 )
                 self.job.error_slot("restore")
@@ -91,7 +91,7 @@ class GenerateTab:
         limits, side = self.limits, self.studio.size
         with gr.Row(elem_classes="seed-row"):
             self.job.field("seed", gr.Textbox("0", label="Seed", min_width=120, elem_id="seed"))
-            self.dice = gr.Button("Random", size="md", min_width=90, scale=0, elem_id="dice")
+            self.dice = gr.Button("⚄ Random", size="md", min_width=90, scale=0, elem_id="dice")
             self.job.field("images", gr.Number(1, label="Images", min_width=90, elem_id="images"))
         with gr.Accordion("Sampling", open=False, elem_id="sampling") as self.sampling_part:
             with gr.Row():

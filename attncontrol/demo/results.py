@@ -92,7 +92,7 @@ class Results:
                 self.download = gr.DownloadButton(
                     "Download PNG with its recipe inside", elem_id="download", interactive=False
                 )
-                code = {"interactive": False, "wrap_lines": True}
+                code = {"interactive": False, "wrap_lines": True, "lines": 2, "max_lines": 30}
                 self.python = gr.Code(label="Python", language="python", elem_id="as-python", **code)
                 self.command = gr.Code(label="Command line", language="shell", elem_id="as-command", **code)
         every = {**QUIET, "trigger_mode": "multiple"}  # what was selected is in the event
@@ -115,7 +115,7 @@ class Results:
         """Updates for a new result, its last image selected."""
         shown = save(pairs)
         items = [
-            (file, f"seed {drawn.recipe.seed}, {control_name(resolve_control(list(drawn.recipe.control)))}")
+            (file, f"seed {drawn.recipe.seed}, {'control' if drawn.recipe.control else 'plain'}")
             for file, drawn in zip(shown.files, shown.images, strict=True)
         ]
         index = 1 if pairs[0].controlled else 0
