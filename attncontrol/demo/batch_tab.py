@@ -30,7 +30,6 @@ from attncontrol.models import default_guidance_scale
 KIND = "batch"
 BATCH_SIZE = 4
 SHOWN_PROBLEMS = 50
-FORMATS = [".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".yaml", ".yml"]
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,6 @@ class BatchTab:
             "file",
             gr.File(
                 label=f"Prompt file (at most {self.limits.upload_mb} MB)",
-                file_types=FORMATS,
                 type="filepath",
                 height=170,
                 elem_id="batch-file",

@@ -51,7 +51,6 @@ class GenerateTab:
                 self._sampling()
                 self.restore = gr.File(
                     label="Restore settings: drop a PNG made here",
-                    file_types=[".png"],
                     type="filepath",
                     height=170,
                     elem_id="restore",

@@ -92,7 +92,7 @@ class Results:
                 self.download = gr.DownloadButton(
                     "Download PNG with its recipe inside", elem_id="download", interactive=False
                 )
-                code = {"interactive": False, "wrap_lines": True, "lines": 2, "max_lines": 30}
+                code = {"interactive": False, "wrap_lines": True}
                 self.python = gr.Code(label="Python", language="python", elem_id="as-python", **code)
                 self.command = gr.Code(label="Command line", language="shell", elem_id="as-command", **code)
         every = {**QUIET, "trigger_mode": "multiple"}  # what was selected is in the event

@@ -263,7 +263,10 @@ def test_a_png_without_recipe_and_a_file_that_is_none_are_refused(visit, tmp_pat
     from PIL import Image
 
     page = visit()
-    for name, content, says in (("plain.png", None, "has no recipe"), ("fake.png", b"no image", "cannot read")):
+    for name, content, says in (
+        ("plain.png", None, "has no recipe"),
+        ("fake.gif", b"no image", "cannot read the file as an image"),
+    ):
         path = tmp_path / name
         if content is None:
             Image.new("RGB", (8, 8)).save(path)
