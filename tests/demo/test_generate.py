@@ -358,8 +358,11 @@ def test_on_a_phone_nothing_sticks_out_and_touch_draws(visit):
         assert page.evaluate(CUT) == []
 
 
-# What stands beyond the right edge, where nothing can be scrolled: a hidden overflow does not widen the document.
-CUT = """() => [...document.querySelectorAll("main *")]
-  .filter((e) => e.checkVisibility() && !e.closest(".scroll, .code_wrap, .visually-hidden, .sr-only"))
-  .filter((e) => e.getBoundingClientRect().width && e.getBoundingClientRect().right > innerWidth + 1)
-  .map((e) => e.outerHTML.slice(0, 200))"""
+# What is cut off at the right edge of the window, or of a parent that does not show what overflows.
+CUT = """() => [...document.querySelectorAll("main :is(.prose *, button, input, textarea)")].filter((e) => {
+  const right = e.getBoundingClientRect().right - 1;
+  if (!e.checkVisibility() || e.closest("[aria-hidden=true], .scroll, .cm-editor")) return false;
+  for (let parent = e.parentElement; parent; parent = parent.parentElement)
+    if (getComputedStyle(parent).overflowX !== "visible" && right > parent.getBoundingClientRect().right) return true;
+  return right > innerWidth;
+}).map((e) => e.outerHTML.slice(0, 200))"""
