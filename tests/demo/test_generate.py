@@ -23,6 +23,7 @@ def set_steps(page, steps):
     if not page.locator("#steps input").is_visible():
         open_part(page, "sampling")
     page.locator("#steps input").fill(str(steps))
+    expect(page.locator("#steps input")).to_have_value(str(steps))
 
 
 def generate(page, steps=2):
@@ -188,7 +189,7 @@ def test_cancel_stops_the_work(visit, server):
     expect(page.locator("#generate-status .progress img")).to_be_visible()
     page.locator("#generate-cancel").click()
     expect(page.locator("#generate")).to_be_enabled()
-    assert page.locator("#generate-status").inner_text().strip() == "Cancelled."  # no late step overwrites it
+    expect(page.locator("#generate-status")).to_have_text("Cancelled.")  # no late step overwrites it
     deadline = time.monotonic() + PATIENCE / 1000
     while any(thread.name == "demo-generate" for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "the job goes on"
