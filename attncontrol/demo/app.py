@@ -73,6 +73,7 @@ def serve(
             css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
             footer_links=["api", "settings"],
             share=False,
+            _frontend=False,  # no check whether the page answers within 3 s: a busy machine may take longer
             ssr_mode=False,
             show_error=True,
             quiet=not block,
