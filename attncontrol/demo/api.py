@@ -15,7 +15,7 @@ from attncontrol.demo import pictures
 from attncontrol.demo.compare_tab import make_comparison, read_comparison, save_comparison
 from attncontrol.demo.results import save
 from attncontrol.demo.settings import Limits
-from attncontrol.demo.studio import Progress, Report, Studio
+from attncontrol.demo.studio import Progress, QueueFull, Report, Studio, Waiting
 from attncontrol.demo.task import FieldError, Pair, Task, field, read_task, read_text
 from attncontrol.demo.widgets import settings_form, word_groups
 from attncontrol.drawing import draw
@@ -57,14 +57,14 @@ class Api:
                     *sampling,
                 ],
                 [gr.File(label="PNG with its recipe"), gr.JSON(label="recipe")],
-                "model",
+                "api",
             )
             methods = gr.CheckboxGroup(names, value=[PLAIN, DEFAULT_CONTROL], label="methods")
             self._endpoint(
                 self.compare,
                 [prompt, methods, gr.Textbox("0, 1", label="seeds"), steps, guidance],
                 [gr.File(label="PNG of the grid"), gr.JSON(label="verdicts")],
-                "model",
+                "api",
             )
 
     @staticmethod
@@ -177,14 +177,15 @@ class Api:
         return save_comparison(comparison, rows), verdicts
 
     def _result(self, request: gr.Request, job: Callable) -> Any:
-        reports = [r for r in self.studio.run(request.session_hash, "api", job) if not isinstance(r, Progress)]
-        if not reports:
+        results = self.studio.run(request.session_hash, "api", job)
+        found = [result for result in results if not isinstance(result, Progress | Waiting)]
+        if not found:
             raise gr.Error("The job was cancelled.", print_exception=False)
-        return reports[-1]
+        return found[-1]
 
 
 class _errors:
-    """FieldErrors become the client's errors, with the field's name."""
+    """FieldErrors become the client's errors, with the field's name; a full queue is an error too."""
 
     def __enter__(self) -> None:
         return None
@@ -192,3 +193,5 @@ class _errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, FieldError):
             raise gr.Error(f"{error.field}: {error}", print_exception=False) from error
+        if isinstance(error, QueueFull):
+            raise gr.Error(str(error), print_exception=False) from error

@@ -69,10 +69,11 @@ def serve(
             inbrowser=open_browser,
             prevent_thread_lock=not block,
             max_file_size=limits.upload_mb * 2**20,
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            theme=_theme(),
             css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
             footer_links=["api", "settings"],
             share=False,
+            _frontend=False,  # no check whether the page answers within 3 s: a busy machine may take longer
             ssr_mode=False,
             show_error=True,
             quiet=not block,
@@ -80,3 +81,14 @@ def serve(
     except OSError as error:
         raise ValueError(f"cannot listen on {host}, port {port or 'from 7860'}: {error}") from error
     return address
+
+
+def _theme() -> gr.themes.Base:
+    """The default theme with fonts of the computer's own, and buttons dark enough for their white text."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return theme.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+    )

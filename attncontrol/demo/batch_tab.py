@@ -21,7 +21,7 @@ from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.job_panel import QUIET, JobPanel
 from attncontrol.demo.settings import Limits
-from attncontrol.demo.studio import Progress, Report, Studio
+from attncontrol.demo.studio import Progress, Report, Studio, Waiting
 from attncontrol.demo.task import FieldError, read_method, whole_number
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json
@@ -30,7 +30,6 @@ from attncontrol.models import default_guidance_scale
 KIND = "batch"
 BATCH_SIZE = 4
 SHOWN_PROBLEMS = 50
-FORMATS = [".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".yaml", ".yml"]
 
 
 @dataclass(frozen=True)
@@ -151,16 +150,15 @@ class BatchTab:
         self.job.field(
             "file",
             gr.File(
-                label=f"Prompt file: text, CSV, TSV, JSON Lines, YAML (at most {self.limits.upload_mb} MB)",
-                file_types=FORMATS,
+                label=f"Prompt file (at most {self.limits.upload_mb} MB)",
                 type="filepath",
-                height=150,
+                height=170,
                 elem_id="batch-file",
             ),
         )
         gr.HTML(
-            "<p class='notice'>One prompt per line will do. A row may set its own method, seed, steps, "
-            "subjects and boxes. These are for rows that do not:</p>"
+            "<p class='notice'>Text with a prompt per line, CSV, TSV, JSON Lines or YAML. A row may set its own "
+            "method, seed, steps, subjects and boxes. These are for rows that do not:</p>"
         )
         choices = [*method_classes(), ("none (plain sampling)", PLAIN)]
         self.job.field("method", gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="batch-method"))
@@ -176,7 +174,7 @@ class BatchTab:
         report = report_html(Path(path).name, *validate(plan, self.limits), path)
         return {**self.job.no_errors(), self.report: report}
 
-    def _run(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
+    def _run(self, values: dict[str, Any], session: str) -> Iterator[Any]:
         path = values["file"]
         plan = read_plan(self.studio, path, values["method"], values["steps"], self.limits)
         jobs, cautions, problems = validate(plan, self.limits)
@@ -187,8 +185,8 @@ class BatchTab:
             return
         job = partial(run_batch, self.studio, Checked(Path(path), plan, jobs))
         for report in self.studio.run(session, KIND, job):
-            if isinstance(report, Progress):
-                yield {self.job.status: pictures.progress(report, None)}
+            if isinstance(report, Progress | Waiting):
+                yield report
                 continue
             counts, archive = report
             text = f"Done: {counts.made} images in {counts.seconds:.0f} s, {counts.failed} failed."

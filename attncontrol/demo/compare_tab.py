@@ -154,7 +154,7 @@ class CompareTab:
         self.job.fields["drawn"] = drawn
         self.job.connect(self._compare, [self.grid, self.download])
 
-    def _compare(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
+    def _compare(self, values: dict[str, Any], session: str) -> Iterator[Any]:
         drawn = values.pop("drawn")
         if values["layout"] == DRAWN:
             with field("layout"):
@@ -163,11 +163,11 @@ class CompareTab:
         yield {self.download: gr.DownloadButton(visible=False), self.grid: ""}
         rows: Rows = []
         for report in self.studio.run(session, KIND, partial(make_comparison, self.studio, comparison)):
-            if isinstance(report, Progress):
-                yield {self.job.status: pictures.progress(report, None)}
-            else:
+            if isinstance(report, list):
                 rows = report
                 yield {self.grid: self._grid(comparison, rows)}
+            else:
+                yield report
         if sum(len(row) for row in rows) == len(comparison.columns) * len(comparison.seeds):
             path = save_comparison(comparison, rows)
             done = {self.download: gr.DownloadButton(value=path, visible=True)}

@@ -15,7 +15,7 @@ from attncontrol.demo import examples, pictures, recipes
 from attncontrol.demo.job_panel import PRIVATE, QUIET, JobPanel
 from attncontrol.demo.results import Results
 from attncontrol.demo.settings import Limits
-from attncontrol.demo.studio import Progress, Studio
+from attncontrol.demo.studio import Studio
 from attncontrol.demo.task import FieldError, check, field, make_pairs, read_request, read_task
 from attncontrol.demo.widgets import (
     boxes_of,
@@ -51,9 +51,8 @@ class GenerateTab:
                 self._sampling()
                 self.restore = gr.File(
                     label="Restore settings: drop a PNG made here",
-                    file_types=[".png"],
                     type="filepath",
-                    height=150,
+                    height=170,
                     elem_id="restore",
                 )
                 self.job.error_slot("restore")
@@ -91,7 +90,7 @@ class GenerateTab:
         limits, side = self.limits, self.studio.size
         with gr.Row(elem_classes="seed-row"):
             self.job.field("seed", gr.Textbox("0", label="Seed", min_width=120, elem_id="seed"))
-            self.dice = gr.Button("Random", size="md", min_width=90, scale=0, elem_id="dice")
+            self.dice = gr.Button("⚄ Random", size="md", min_width=90, scale=0, elem_id="dice")
             self.job.field("images", gr.Number(1, label="Images", min_width=90, elem_id="images"))
         with gr.Accordion("Sampling", open=False, elem_id="sampling") as self.sampling_part:
             with gr.Row():
@@ -150,14 +149,13 @@ class GenerateTab:
         ]
         return {**layout, "boxes": boxes}, gr.HTML("", visible=False)
 
-    def _generate(self, values: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
-        task, preview = self._read(values), None
+    def _generate(self, values: dict[str, Any], session: str) -> Iterator[Any]:
+        task = self._read(values)
         for report in self.studio.run(session, KIND, partial(make_pairs, self.studio, task)):
-            if isinstance(report, Progress):
-                preview = report.preview or preview
-                yield {self.job.status: pictures.progress(report, preview)}
-            else:
+            if isinstance(report, list):
                 yield {**self.job.tell(_summary(report)), **self.results.show(report)}
+            else:
+                yield report
 
     def _read(self, values: dict[str, Any]) -> Any:
         prompt = (values["prompt"] or "").strip()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
 from attncontrol.demo import pictures
-from attncontrol.demo.studio import Studio
+from attncontrol.demo.studio import Progress, QueueFull, Studio, Waiting
 from attncontrol.demo.task import FieldError
 
 FAILED = "This failed in a way the page did not foresee; the server's log has the details."
@@ -46,20 +47,24 @@ class JobPanel:
             self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id=f"{self.kind}-cancel")
         self.status = gr.HTML(pictures.notice(text), elem_id=f"{self.kind}-status")
 
-    def connect(self, work: Callable[[dict[str, Any], str], Iterator[dict[Any, Any]]], outputs: Sequence[Any]) -> None:
-        """Runs work(values of the fields, session) at a press of the button, in the queue for the model.
+    def connect(self, work: Callable[[dict[str, Any], str], Iterator[Any]], outputs: Sequence[Any]) -> None:
+        """Runs work(values of the fields, session) at a press of the button.
 
-        What it yields are updates of the status and of `outputs`; a FieldError goes beside its field.
+        What it yields are updates of the status and of `outputs`, or `Waiting` and `Progress`; a FieldError goes
+        beside its field. All of it reaches the browser in order, by one stream: so the end of a cancelled job is told
+        there too, and Gradio's own `cancels`, whose answer a late step could overtake, is not used.
         """
 
         def run_job(data: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
-            self._cancelled.discard(request.session_hash)
             yield self.no_errors()
+            values = {name: data[component] for name, component in self.fields.items()}
             try:
-                values = {name: data[component] for name, component in self.fields.items()}
-                yield from work(values, request.session_hash)
+                with closing(work(values, request.session_hash)) as reports:
+                    yield from self._updates(reports, request.session_hash)
             except FieldError as error:
                 yield {**self.tell("Nothing was made: see the field marked in red.", "bad"), **self.show_error(error)}
+            except QueueFull as error:
+                yield self.tell(str(error), "bad")
 
         buttons = [self.run, self.cancel]
         start = self.run.click(self._start, None, [*buttons, self.status], **{**QUIET, "trigger_mode": "once"})
@@ -67,15 +72,32 @@ class JobPanel:
             run_job,
             set(self.fields.values()),
             [self.status, *self.errors.values(), *dict.fromkeys(self.parts.values()), *outputs],
-            show_progress="minimal",
-            show_progress_on=self.status,
-            concurrency_id="model",
+            show_progress="hidden",
+            concurrency_limit=None,  # the queue is the studio's
             **PRIVATE,
         )
         # Only here, when the browser has seen the job's end: it would drop a press that comes before.
         job.then(self._idle, None, buttons, **QUIET)
         job.failure(self._fail, None, [*buttons, self.status], **QUIET)
-        self.cancel.click(self._cancel, None, self.status, cancels=job, **QUIET)
+        self.cancel.click(self._cancel, None, self.cancel, **QUIET)
+
+    def _updates(self, reports: Iterator[Any], session: str) -> Iterator[dict[Any, Any]]:
+        """What the reports of a job change on the page, up to its end or to the visitor's pressing Cancel."""
+        preview, ended = None, False
+        for report in reports:
+            if isinstance(report, Waiting):
+                update = self.tell(f"In the queue: {report.ahead} job{'s' if report.ahead > 1 else ''} before yours.")
+            elif isinstance(report, Progress):
+                preview = report.preview or preview
+                update = {self.status: pictures.progress(report, preview)}
+            else:
+                update = report
+            yield update
+            ended = update is report and self.status in update
+            if session in self._cancelled and not ended:  # pressed before the studio knew of the job
+                break
+        if not ended:
+            yield self.tell("Cancelled.")
 
     def tell(self, text: str, kind: str = "") -> dict[Any, Any]:
         """An update of the line about the job's state."""
@@ -91,19 +113,19 @@ class JobPanel:
         shown = gr.HTML(pictures.error(str(error)), visible=True)
         return {**self.no_errors(), **opened, self.errors[error.field]: shown}
 
-    def _start(self) -> dict[Any, Any]:
+    def _start(self, request: gr.Request) -> dict[Any, Any]:
+        self._cancelled.discard(request.session_hash)
         busy = {self.run: gr.Button(interactive=False), self.cancel: gr.Button(interactive=True)}
-        return {**busy, **self.tell("waiting for the model")}
+        return {**busy, **self.tell("Waiting for the model.")}
 
-    def _idle(self) -> dict[Any, Any]:
+    def _idle(self, request: gr.Request) -> dict[Any, Any]:
+        self._cancelled.discard(request.session_hash)
         return {self.run: gr.Button(interactive=True), self.cancel: gr.Button(interactive=False)}
 
-    def _cancel(self, request: gr.Request) -> dict[Any, Any]:
+    def _cancel(self, request: gr.Request) -> Any:
         self._cancelled.add(request.session_hash)
         self.studio.stop(request.session_hash, self.kind)
-        return self.tell("Cancelled.")
+        return gr.Button(interactive=False)
 
     def _fail(self, request: gr.Request) -> dict[Any, Any]:
-        if request.session_hash in self._cancelled:  # Gradio calls a cancelled job failed, more than once
-            return {self.status: gr.skip()}
-        return {**self._idle(), **self.tell(FAILED, "bad")}
+        return {**self._idle(request), **self.tell(FAILED, "bad")}

@@ -6,8 +6,8 @@ from html import escape
 
 from attncontrol.record import ImageRecord, StepRecord
 
-WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 34
+WIDTH, HEIGHT = 480, 220
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 14, 36
 
 
 def loss_plot(record: ImageRecord | None) -> str:
@@ -40,11 +40,11 @@ def loss_plot(record: ImageRecord | None) -> str:
     moves = sum(step.refinements for step in steps)
     title = f"Loss over {count} sampling steps, {len(steps)} of them guided, {moves} refinement moves"
     legend = "".join(f'<span data-colour="{i}">{escape(name)}</span>' for i, name in enumerate(methods))
+    legend += "<span>◆ refined: the stem leads to the loss after refinement</span>" if moves else ""
     return (
         f'<figure class="loss"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
         f"{_axes(low, high, count, y)}{''.join(lines)}</svg>"
-        f"<figcaption>{legend}<span>◆ refined: the stem leads to the loss after refinement</span>"
-        "</figcaption></figure>"
+        f"<figcaption>{legend}</figcaption></figure>"
     )
 
 

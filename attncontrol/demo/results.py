@@ -115,7 +115,7 @@ class Results:
         """Updates for a new result, its last image selected."""
         shown = save(pairs)
         items = [
-            (file, f"seed {drawn.recipe.seed}, {control_name(resolve_control(list(drawn.recipe.control)))}")
+            (file, f"seed {drawn.recipe.seed}, {'control' if drawn.recipe.control else 'plain'}")
             for file, drawn in zip(shown.files, shown.images, strict=True)
         ]
         index = 1 if pairs[0].controlled else 0

@@ -17,6 +17,7 @@ from attncontrol.models import resolve, tuned_settings
 
 PREVIEW_SECONDS = 0.15
 PREVIEW_SHARE = 0.2  # of the time, at most, goes into decoding previews
+PLACES = 20  # in the queue for the model; every job in it occupies one of the server's 40 threads
 
 Report = Callable[[Any], None]
 
@@ -35,6 +36,17 @@ class Progress:
     preview: Image.Image | None = None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """How many jobs are before this one in the queue for the model."""
+
+    ahead: int
+
+
+class QueueFull(ValueError):
+    """There is no place left in the queue for the model."""
+
+
 class Studio:
     """Holds the pipeline. `model` is the name, id or folder it was loaded from."""
 
@@ -42,7 +54,8 @@ class Studio:
         self.pipe, self.model = pipe, model
         self.tuned = tuned_settings(resolve(model))
         self.pipe.set_progress_bar_config(disable=True)
-        self._turn = threading.Lock()
+        self._queue: list[threading.Event] = []  # the jobs' stops; the job of the first one is running
+        self._moved = threading.Condition()
         self._stops: dict[tuple[str, str], threading.Event] = {}
 
     @property
@@ -53,16 +66,21 @@ class Studio:
     def run(self, session: str, kind: str, job: Callable[[Report], Any]) -> Iterator[Any]:
         """Runs a job in a thread of its own when it is its turn and yields what it reports, its result last.
 
-        A visitor has one job of a kind at a time. Ends without a result if `stop` is called, or if the caller closes
-        the iterator; what the job raises is raised here.
+        Yields `Waiting` as long as its turn has not come, whenever its place in the queue changes. A visitor has one
+        job of a kind at a time. Ends without a result if `stop` is called, or if the caller closes the iterator; what
+        the job raises is raised here. Raises QueueFull.
         """
         stop, reports = threading.Event(), queue.SimpleQueue()
         self._stops[session, kind] = stop
 
+        def report(item: Any) -> None:
+            reports.put((False, item))
+
         def work() -> None:
             try:
-                with self._turn, self._stopping(stop):
-                    reports.put((True, job(lambda report: reports.put((False, report)))))
+                with self._turn(stop, report), self._stopping(stop):
+                    result = job(report)
+                reports.put((True, result))
             except Cancelled:
                 reports.put((True, None))
             except BaseException as error:
@@ -78,7 +96,7 @@ class Studio:
                 if item is not None:
                     yield item
         finally:
-            stop.set()
+            self._set(stop)
             if self._stops.get((session, kind)) is stop:
                 del self._stops[session, kind]
 
@@ -86,11 +104,37 @@ class Studio:
         """Stops a visitor's job of a kind, or all of them."""
         for (owner, its_kind), event in list(self._stops.items()):
             if owner == session and kind in (None, its_kind):
-                event.set()
+                self._set(event)
+
+    def _set(self, stop: threading.Event) -> None:
+        stop.set()
+        with self._moved:
+            self._moved.notify_all()
+
+    @contextmanager
+    def _turn(self, stop: threading.Event, report: Report) -> Iterator[None]:
+        """Waits until the jobs before this one have ended, or `stop` is set. Raises QueueFull."""
+        with self._moved:
+            if len(self._queue) >= PLACES:
+                raise QueueFull(f"{PLACES} jobs are in the queue for the model already; try again in a while.")
+            self._queue.append(stop)
+        try:
+            with self._moved:
+                told = 0
+                while (ahead := self._queue.index(stop)) and not stop.is_set():
+                    if ahead != told:
+                        report(Waiting(ahead))
+                        told = ahead
+                    self._moved.wait()
+            yield
+        finally:
+            with self._moved:
+                self._queue.remove(stop)
+                self._moved.notify_all()
 
     @contextmanager
     def _stopping(self, stop: threading.Event) -> Iterator[None]:
-        """Raises Cancelled before the next denoiser call once `stop` is set."""
+        """Raises Cancelled at once if `stop` is set, else before the next denoiser call after that."""
 
         def check(*_: Any) -> None:
             if stop.is_set():

@@ -15,7 +15,7 @@ ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-PATIENCE = 90_000  # milliseconds; a wait that long is a failure on any machine
+PATIENCE = 240_000  # milliseconds; a wait that long is a failure on any machine, however busy
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,19 @@
 """The named endpoints through gradio_client, and what the server does not hand out."""
 
 import re
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from typer.testing import CliRunner
 
+from attncontrol.cli import app
 from attncontrol.demo import Limits, build_demo
 from attncontrol.demo.app import serve
 from attncontrol.demo.studio import Studio
@@ -88,6 +94,54 @@ def test_no_file_of_the_server_is_reachable(server):
     for path in ("/etc/hostname", "pyproject.toml", "attncontrol/__init__.py", "../../etc/hostname"):
         for route in ("file=", "gradio_api/file="):
             assert httpx.get(f"{server.url}{route}{path}").status_code in (403, 404)
+
+
+def test_only_this_computer_reaches_the_page(server):
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url.replace("127.0.0.1", "127.0.0.2"))  # answered too, were it bound to every address
+
+
+@pytest.mark.slow
+def test_the_command_serves_any_model_with_its_limits_behind_a_password(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--model", str(tmp_path / "tiny"), "--port", str(port), "--auth", "ann:secret", "--max-steps", "3"]
+    command = [sys.executable, "-m", "attncontrol", "demo", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            url, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + 300
+            while not _answers(url):
+                assert server.poll() is None, "the command ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            assert httpx.get(url + "config").status_code == 401
+            client = Client(url, verbose=False, auth=("ann", "secret"))
+            with pytest.raises(AppError, match="from 1 to 3"):
+                client.predict("a cat and a frog", steps=4, api_name="/generate")
+        finally:
+            server.kill()
+
+
+def _answers(url):
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--auth", "ann"], "--auth: it must have the form USER:PASSWORD"),
+        (["--max-steps", "0"], "max-steps"),
+        (["--port", "70000"], "port"),
+    ],
+)
+def test_wrong_options_are_named(options, says):
+    result = CliRunner().invoke(app, ["demo", *options])
+    assert result.exit_code != 0 and says in result.output + str(result.exception)
 
 
 def test_a_password_and_a_model_that_the_oracle_does_not_know(pipe, tmp_path):

@@ -5,6 +5,7 @@ import zipfile
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
@@ -48,6 +49,14 @@ def test_problems_are_listed_by_line_and_nothing_is_run(visit, tmp_path):
     assert report.locator("td").nth(1).inner_text() == "steps"
     page.locator("#batch").click()
     expect(page.locator("#batch-status")).to_contain_text("Nothing was made")
+
+
+def test_a_file_that_is_no_prompt_file_is_refused_in_the_report(visit, tmp_path):
+    page, path = visit(), tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(path)
+    page.get_by_role("tab", name="Batch").click()
+    page.locator("#batch-file input[type=file]").set_input_files(path)
+    expect(page.locator("#batch-report")).to_contain_text("'picture.png' is no text file")
 
 
 def test_a_file_is_checked_though_the_answer_to_a_check_before_is_late(visit, tmp_path):

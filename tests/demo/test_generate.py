@@ -7,6 +7,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
+from attncontrol.demo import examples
 from attncontrol.imagefile import read_recipe
 from tests.demo.conftest import PATIENCE
 
@@ -22,6 +23,7 @@ def set_steps(page, steps):
     if not page.locator("#steps input").is_visible():
         open_part(page, "sampling")
     page.locator("#steps input").fill(str(steps))
+    expect(page.locator("#steps input")).to_have_value(str(steps))
 
 
 def generate(page, steps=2):
@@ -99,10 +101,23 @@ def test_settings_come_from_the_method_and_reach_the_run(visit):
     page.locator("#setting-distance").select_option("cosine")
     page.locator("#setting-step_size").fill("3.5")
     type_prompt(page, "a red crown and a blue bow", 2)
+    page.locator("#dice").click()
+    seed = page.get_by_label("Seed", exact=True)
+    expect(seed).not_to_have_value("0")
+    set_steps(page, 2)
+    page.locator("#negative-prompt textarea").fill("a dog")
+    page.locator("#width input").fill("72")
     generate(page)
     page.get_by_role("tab", name="Recipe").click()
-    expect(page.locator("#as-command")).to_contain_text("step_size=3.5")
-    expect(page.locator("#as-command")).to_contain_text("distance")
+    for part in (
+        "step_size=3.5",
+        "distance",
+        f"--seed {seed.input_value()}",
+        "--negative-prompt 'a dog'",
+        "--width 72",
+    ):
+        expect(page.locator("#as-command")).to_contain_text(part)
+    expect(page.locator("#as-python")).to_contain_text("negative_prompt='a dog'")
 
 
 def test_clicks_on_words_change_the_subjects(visit):
@@ -118,8 +133,12 @@ def test_clicks_on_words_change_the_subjects(visit):
     expect(page.locator("#generate-status")).to_contain_text("guided: crown;")
 
 
-def test_a_long_prompt_shows_what_the_text_encoder_cuts_off(visit):
+def test_what_the_tokenizer_makes_of_the_prompt_is_seen(visit):
     page = visit()
+    type_prompt(page, "a hippopotamus", 1)
+    pieces = page.locator(".subject-words .noun small")
+    expect(pieces).to_be_visible()
+    assert pieces.inner_text().replace("·", "") == "hippopotamus"
     page.locator("#prompt textarea").fill("a cat and " * 30 + "a frog")
     expect(page.locator(".subject-words .word.cut").first).to_be_visible()
     expect(page.locator(".subject-words .hint")).to_contain_text("sees 77")
@@ -167,11 +186,10 @@ def test_cancel_stops_the_work(visit, server):
     page = visit()
     set_steps(page, 100)
     page.locator("#generate").click()
-    expect(page.locator("#generate-status .progress")).to_be_visible()
+    expect(page.locator("#generate-status .progress img")).to_be_visible()
     page.locator("#generate-cancel").click()
     expect(page.locator("#generate")).to_be_enabled()
-    page.wait_for_timeout(1500)  # for whatever else the page may say
-    expect(page.locator("#generate-status")).to_contain_text("Cancelled")
+    expect(page.locator("#generate-status")).to_have_text("Cancelled.")  # no late step overwrites it
     deadline = time.monotonic() + PATIENCE / 1000
     while any(thread.name == "demo-generate" for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "the job goes on"
@@ -219,11 +237,37 @@ def test_every_wrong_field_says_so_beside_itself(visit):
     wrong("subjects", "name at least one")
 
 
+@pytest.mark.parametrize("index", range(len(examples.read())))
+def test_an_example_fills_the_fields(visit, index):
+    page, example = visit(), examples.read()[index]
+    page.locator("#prompt textarea").fill("")
+    page.locator("#examples tbody tr").nth(index).click()
+    expect(page.locator("#prompt textarea")).to_have_value(example["prompt"])
+    expect(page.locator("#method input")).to_have_value(example["method"])
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(example["seed"]))
+    expect(page.locator(".subject-words .word.noun")).to_have_count(2)
+    expect(page.locator(".layout-editor .box")).to_have_count(2 if "layout" in example else 0)
+
+
+def test_the_image_selected_in_the_gallery_is_the_one_explained(visit):
+    page = visit()
+    page.locator("#images input").fill("2")
+    generate(page)
+    images = page.locator("#gallery button img")
+    expect(images).to_have_count(4)
+    images.nth(2).click()
+    page.get_by_role("tab", name="Recipe").click()
+    expect(page.locator("#as-command")).to_contain_text("--control none --seed 1")
+
+
 def test_a_png_without_recipe_and_a_file_that_is_none_are_refused(visit, tmp_path):
     from PIL import Image
 
     page = visit()
-    for name, content, says in (("plain.png", None, "has no recipe"), ("fake.png", b"no image", "cannot read")):
+    for name, content, says in (
+        ("plain.png", None, "has no recipe"),
+        ("fake.gif", b"no image", "cannot read the file as an image"),
+    ):
         path = tmp_path / name
         if content is None:
             Image.new("RGB", (8, 8)).save(path)
@@ -258,7 +302,7 @@ def test_a_visitor_who_waits_sees_the_place_in_the_queue_and_may_leave_it(visit)
     first.locator("#generate").click()
     expect(first.locator("#generate-status .progress")).to_be_visible()
     second.locator("#generate").click()
-    expect(second.locator("#generate-status")).to_contain_text("queue: 1/1")
+    expect(second.locator("#generate-status")).to_contain_text("In the queue: 1 job before yours")
     second.locator("#generate-cancel").click()
     expect(second.locator("#generate-status")).to_contain_text("Cancelled")
     expect(second.locator("#generate")).to_be_enabled()
@@ -308,7 +352,18 @@ def test_on_a_phone_nothing_sticks_out_and_touch_draws(visit):
     touch("touchEnd")
     expect(page.locator(".layout-editor .box")).to_have_count(1)
     generate(page)
-    for tab in ("Images", "Attention", "Recipe"):
+    for tab in ("Images", "Attention", "Recipe", "Compare", "Batch", "Generate"):
         page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(300)
+        page.evaluate(IDLE)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate(CUT) == []
+
+
+# What is cut off at the right edge of the window, or of a parent that does not show what overflows.
+CUT = """() => [...document.querySelectorAll("main :is(.prose *, button, input, textarea)")].filter((e) => {
+  const right = e.getBoundingClientRect().right - 1;
+  if (!e.checkVisibility() || e.closest("[aria-hidden=true], .scroll, .cm-editor")) return false;
+  for (let parent = e.parentElement; parent; parent = parent.parentElement)
+    if (getComputedStyle(parent).overflowX !== "visible" && right > parent.getBoundingClientRect().right) return true;
+  return right > innerWidth;
+}).map((e) => e.outerHTML.slice(0, 200))"""

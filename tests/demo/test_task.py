@@ -2,15 +2,19 @@
 
 import json
 import shlex
+import threading
 
 import pytest
 
 pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 'attncontrol[demo]'")
 
+import gradio as gr
+
 from attncontrol.control import resolve_control
 from attncontrol.demo import Limits, recipes
+from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.loss_plot import loss_plot
-from attncontrol.demo.studio import Progress, Studio
+from attncontrol.demo.studio import Progress, QueueFull, Studio, Waiting
 from attncontrol.demo.task import FieldError, make_pairs, read_task
 from attncontrol.demo.widgets import edited_subjects, layout_of, settings_form, word_groups
 from attncontrol.imagefile import Recipe
@@ -67,6 +71,42 @@ def test_a_job_can_be_stopped_and_what_it_raises_comes_out(studio):
         list(studio.run("visitor", "generate", fail))
     assert list(studio.run("visitor", "generate", lambda _: "done")) == ["done"]
     assert not studio.pipe.unet._forward_pre_hooks
+
+
+def test_jobs_wait_in_a_queue_that_tells_their_place_and_can_be_left(studio, monkeypatch):
+    running, end = threading.Event(), threading.Event()
+
+    def long(_):
+        running.set()
+        assert end.wait(60)
+        return "first"
+
+    first = threading.Thread(target=lambda: list(studio.run("ann", "generate", long)), daemon=True)
+    first.start()
+    assert running.wait(60)
+    second = studio.run("bob", "generate", lambda _: "second")
+    third = studio.run("eve", "generate", lambda _: "third")
+    assert next(second) == Waiting(1) and next(third) == Waiting(2)
+    monkeypatch.setattr("attncontrol.demo.studio.PLACES", 3)
+    with pytest.raises(QueueFull, match="3 jobs are in the queue"):
+        next(studio.run("tom", "generate", lambda _: None))
+    studio.stop("bob")
+    assert list(second) == [] and next(third) == Waiting(1)
+    end.set()
+    assert list(third) == ["third"]
+    first.join(60)
+
+
+def test_a_press_of_cancel_before_the_studio_knows_the_job_stops_it(studio):
+    with gr.Blocks():
+        panel = JobPanel(studio, "generate")
+        panel.controls("Generate")
+    task = read_task(studio, LIMITS, prompt="a cat", images=2, **SMALL)
+    reports = studio.run("visitor", "generate", lambda tell: make_pairs(studio, task, tell))
+    panel._cancelled.add("visitor")
+    updates = [update[panel.status] for update in panel._updates(reports, "visitor")]
+    assert len(updates) == 2 and "step 1 of 4" in updates[0] and "Cancelled" in updates[1]
+    assert list(studio.run("visitor", "generate", lambda _: "next"))[-1] == "next"
 
 
 def test_clicked_groups_become_token_indices(studio):
