@@ -183,11 +183,9 @@ def _guidance(record: ImageRecord | None) -> list[dict[str, Any]]:
     ]
 
 
-def _overlays(image: Image.Image, record: ImageRecord | None) -> Image.Image | None:
-    """The image and each subject's attention map over it, None if nothing was recorded."""
-    if record is None or record.maps is None:
-        return None
-    maps = subject_maps(record)
+def _overlays(image: Image.Image, record: ImageRecord | None) -> Image.Image:
+    """The image and each subject's attention map over it; the image alone for a prompt without subjects."""
+    maps = subject_maps(record) if record is not None and record.maps is not None else {}
     return labelled_grid(
         [[image, *(overlay(image, attention) for attention in maps.values())]], column_titles=["", *maps]
     )

@@ -68,7 +68,9 @@ def test_what_is_missing_changed_or_damaged_is_made_again(prompts, tmp_path):
     paths[2].write_bytes(data)
     paths[3].with_suffix(".json").write_text('{"key": ')
     paths[4].with_suffix(".json").write_text("{}")
-    (images / ".prompt.png.0123.tmp").write_bytes(b"half")
+    (tmp_path / "out" / "maps").mkdir()
+    for folder in (images, tmp_path / "out" / "maps", tmp_path / "out"):
+        (folder / ".prompt.png.0123.tmp").write_bytes(b"half")
     prompts.write_text(prompts.read_text() + "--prompt 'prompt 0' --seed 5\n")
     log = tmp_path / "log"
     counts = run([prompts], tmp_path / "out", maker=StandIn(log=log))
