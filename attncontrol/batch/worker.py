@@ -69,6 +69,8 @@ class Worker:
     """Makes images with one pipeline.
 
     Every image has a generator of its own on the CPU, so its noise depends neither on the batch nor on the device.
+    Kernels round differently for batches of different sizes, and guidance can make much of that: in float32 a guided
+    image in a batch may differ visibly from the same one made alone. Batches of one, or float64, leave no difference.
     """
 
     def __init__(self, pipe: AttentionControlPipeline, model: str, memory: str = "auto", maps: bool = False) -> None:

@@ -1,6 +1,7 @@
 """`attncontrol batch`, `evaluate` and `report` on a tiny random model."""
 
 import json
+import re
 
 import pytest
 from diffusers import UNet2DConditionModel
@@ -55,6 +56,17 @@ def test_a_file_from_start_to_report(tmp_path, invoke):
     text = invoke("report", tmp_path / "plain", out, "--output", tmp_path / "both")
     assert "| pets | plain | 3 |" in text and "| pets | syngen | 3 |" in text
     assert (tmp_path / "both.html").is_file() and (out / "report.md").is_file()
+
+
+def test_progress_where_there_is_no_terminal(tmp_path, invoke, monkeypatch):
+    monkeypatch.setattr("attncontrol.cli.batch.REPORT_SECONDS", -1.0)
+    rows = [{"prompt": "a cat"}, {"prompt": "a cat", "subjects": [70]}, {"prompt": "a dog"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ["--output", tmp_path / "out", "--control", "syngen", "--batch-size", "1"]
+    text = invoke("batch", tmp_path / "p.jsonl", *args, code=1)
+    assert re.search(r"1 of 3: \d+\.\d\d images/s, \d+:\d\d left\n", text)
+    assert re.search(r"3 of 3: \d+\.\d\d images/s, 0:00 left, 1 failed\n", text)
+    assert re.search(r"jobs +made +found done +failed +time +images/s *\n3 +2 +0 +1 +\d+:\d\d +\d+\.\d\d", text)
 
 
 def test_the_memory_mode_is_handed_on(tmp_path, invoke, monkeypatch):
