@@ -117,10 +117,15 @@ def _write(target: Path, files: Mapping[str, str | Path]) -> None:
 
 
 def _written(target: Path) -> list[str]:
-    """The names of the files of an earlier export. Raises ValueError if their list is damaged."""
+    """The names of the files of an earlier export. Raises ValueError if their list is damaged, or leads elsewhere."""
+    file = target / WRITTEN
     try:
-        return json.loads((target / WRITTEN).read_text(encoding="utf-8"))
+        names = json.loads(file.read_text(encoding="utf-8"))
+        whole = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in names)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {str(target / WRITTEN)!r}: {error}: choose another folder") from error
+    except (OSError, ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{str(file)!r} is not the list of files of an earlier export: choose another folder")
+    return names

@@ -81,7 +81,7 @@ class OutputFolder:
             return False
         if maps and (sidecar.get("maps_sha256") or "") != sha256(self.maps / f"{job.name}.png"):
             return False
-        return sidecar["image_sha256"] == sha256(self.images / f"{job.name}.png")
+        return (sidecar["image_sha256"] or "") == sha256(self.images / f"{job.name}.png")
 
     def add(self, job: Job, key: str, made: Made) -> None:
         """Writes a job's image and overlays, then its side-car."""

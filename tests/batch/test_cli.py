@@ -115,6 +115,9 @@ def test_an_export_replaces_the_one_before_and_nothing_else(tmp_path, invoke):
     assert json.loads((geneval / "00000" / "metadata.jsonl").read_text())["prompt"] == "a lion"
     assert [path.name for path in (geneval / "00002").iterdir()] == ["results.json"]
     assert sorted(path.name for path in (bench / "samples").iterdir()) == ["a lion_000000.png", "my own_000007.png"]
+    (bench / ".attncontrol.json").write_text('["../out/run.json"]')
+    assert "not the list of files" in invoke("batch", tmp_path / "g.jsonl", *args, code=2)
+    assert (tmp_path / "out" / "run.json").is_file()
 
 
 def test_an_empty_shard_is_no_error(tmp_path, invoke):
