@@ -4,7 +4,7 @@
 
 Every setting makes the same images, in turn, several times over; the rates are medians of the repetitions. On a CPU
 that other work shares, compare the processor seconds per image rather than the rates. The table goes to stdout,
-everything measured to --output as JSON.
+everything measured as JSON to --output, if that is given.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("throughput.json"))
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON of all that was measured")
     options = parser.parse_args()
     worker = WorkerSettings(options.model, options.dtype, options.device).load()
     results = measure(worker, options)
     print(table(results, options.batch_size))
+    if options.output is None:
+        return
     described = {**vars(options), "output": str(options.output), "device": str(worker.pipe.device)}
     machine = {"threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine()}
     report = {"options": described, "machine": machine, "versions": package_versions(), "results": results}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Binary
     check_free(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         file = temporary.open("xb")
     except OSError as error:
         raise ValueError(f"cannot write {str(path)!r}: {error.strerror}") from error
@@ -42,6 +43,23 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
     """Writes a UTF-8 text file with `atomic_file`."""
     with atomic_file(path, overwrite=overwrite) as file:
         file.write(text.encode("utf-8"))
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those it lies in, where missing, so that they survive a power loss. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _flush_folder(folder.parent)
+
+
+def sha256(path: Path) -> str | None:
+    """The SHA-256 of a file's content in hexadecimal digits, None for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:

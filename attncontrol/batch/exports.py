@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ SHEET_ROWS = 8
 SHEET_COLUMNS = 8
 SHEET_SIDE = 160
 LONGEST_NAME = 240  # bytes that file systems allow, less a suffix
+WRITTEN = ".attncontrol.json"  # names of the files of an export, which the next one there replaces
 
 
 def write_contact_sheets(folder: OutputFolder) -> int:
@@ -32,20 +34,21 @@ def write_contact_sheets(folder: OutputFolder) -> int:
 
 
 def write_geneval(folder: OutputFolder, target: Path) -> list[str]:
-    """Writes GenEval's layout: NNNNN/metadata.jsonl and NNNNN/samples/0000.png, numbered by the rows of the file.
+    """Writes GenEval's layout: NNNNN/metadata.jsonl and NNNNN/samples/0000.png, rows and images numbered through.
 
     Returns the names of images that are not of a GenEval metadata file and were left out.
     """
-    left_out = []
+    left_out: list[str] = []
+    files: dict[str, str | Path] = {}
     for number, row in enumerate(_rows(folder)):
         metadata = row[0][1]["metadata"] or {}
         if "tag" not in metadata:
             left_out += [name for name, _ in row]
             continue
-        sample = target / f"{number:05}"
-        write_text(sample / "metadata.jsonl", json.dumps(metadata) + "\n", overwrite=True)
+        files[f"{number:05}/metadata.jsonl"] = json.dumps(metadata) + "\n"
         for i, (name, _) in enumerate(row):
-            _copy(folder.images / f"{name}.png", sample / "samples" / f"{i:04}.png")
+            files[f"{number:05}/samples/{i:04}.png"] = folder.images / f"{name}.png"
+    _write(target, files)
     return left_out
 
 
@@ -55,16 +58,16 @@ def write_t2i_compbench(folder: OutputFolder, target: Path) -> list[str]:
     Returns the names of images left out because their prompt cannot be a file name or has an underscore, at which
     the benchmark's programs end the prompt.
     """
-    left_out = []
-    number = 0
+    left_out: list[str] = []
+    files: dict[str, str | Path] = {}
     for row in _rows(folder):
         prompt = row[0][1]["recipe"]["prompt"]
         if any(c in prompt for c in '/\\_<>:"|?*\n\r\t') or len(prompt.encode()) > LONGEST_NAME:
             left_out += [name for name, _ in row]
             continue
         for name, _ in row:
-            _copy(folder.images / f"{name}.png", target / "samples" / f"{prompt}_{number:06}.png")
-            number += 1
+            files[f"samples/{prompt}_{len(files):06}.png"] = folder.images / f"{name}.png"
+    _write(target, files)
     return left_out
 
 
@@ -98,6 +101,31 @@ def _write_sheet(folder: OutputFolder, path: Path, page: list[list[tuple[str, di
     save_image(sheet, path, recipes, overwrite=True)
 
 
-def _copy(source: Path, target: Path) -> None:
-    with atomic_file(target, overwrite=True) as file:
-        file.write(source.read_bytes())
+def _write(target: Path, files: Mapping[str, str | Path]) -> None:
+    """Writes texts, and copies of files, by name; those of an earlier export which are not among them are removed."""
+    earlier = _written(target)
+    write_text(target / WRITTEN, json.dumps(sorted({*earlier, *files})), overwrite=True)
+    for name, content in files.items():
+        with atomic_file(target / name, overwrite=True) as file:
+            file.write(content.encode() if isinstance(content, str) else content.read_bytes())
+    for name in {*earlier} - {*files}:
+        (target / name).unlink(missing_ok=True)
+        with suppress(OSError):  # up to the first folder that holds something else
+            for folder in (target / name).relative_to(target).parents:
+                (target / folder).rmdir()
+    write_text(target / WRITTEN, json.dumps(sorted(files)), overwrite=True)
+
+
+def _written(target: Path) -> list[str]:
+    """The names of the files of an earlier export. Raises ValueError if their list is damaged, or leads elsewhere."""
+    file = target / WRITTEN
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+        whole = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in names)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{str(file)!r} is not the list of files of an earlier export: choose another folder")
+    return names

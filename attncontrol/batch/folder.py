@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from attncontrol.batch.jobs import Job
 from attncontrol.batch.worker import Made
-from attncontrol.files import atomic_file, write_text
+from attncontrol.files import atomic_file, make_folder, sha256, write_text
 from attncontrol.imagefile import save_image
 
 TEMPORARY = ".*.tmp"
@@ -39,7 +38,8 @@ class OutputFolder:
     run.json               settings, versions, counts and seconds of the last run
     .lock                  held while a run writes
 
-    A job is done if its side-car holds its key and the hash of the image file as it is.
+    A job is done if its side-car holds its key and the hashes of the image file, and of the overlays if wanted, as
+    they are.
     """
 
     path: Path
@@ -48,6 +48,10 @@ class OutputFolder:
     def images(self) -> Path:
         return self.path / "images"
 
+    @property
+    def maps(self) -> Path:
+        return self.path / "maps"
+
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
         """Holds the folder; the system lets go of it however the process ends. Leftovers of a killed run are removed.
@@ -55,7 +59,7 @@ class OutputFolder:
         Raises FolderBusyError if another run holds it and `wait` is not set, ValueError if it cannot be written.
         """
         try:
-            self.images.mkdir(parents=True, exist_ok=True)
+            make_folder(self.images)
             lock = FileLock(self.path / ".lock", timeout=-1 if wait else 0)
             lock.acquire()
         except Timeout as error:
@@ -64,36 +68,35 @@ class OutputFolder:
         except OSError as error:
             raise ValueError(f"cannot write to {str(self.path)!r}: {error.strerror}") from error
         try:
-            for folder in (self.path, self.images):
-                for leftover in folder.glob(TEMPORARY):
-                    leftover.unlink()
+            for leftover in (*self.path.glob(TEMPORARY), *self.path.glob(f"*/{TEMPORARY}")):
+                leftover.unlink()
             yield
         finally:
             lock.release()
 
-    def has(self, job: Job, key: str) -> bool:
-        """Whether the job is done, its image whole and unchanged."""
+    def has(self, job: Job, key: str, maps: bool = False) -> bool:
+        """Whether the job is done, its image (and with `maps` its overlays) whole and unchanged."""
         sidecar = self.sidecar(job.name)
-        if sidecar is None or sidecar.get("key") != key:
+        if sidecar is None or sidecar["key"] != key:
             return False
-        try:
-            with (self.images / f"{job.name}.png").open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == sidecar.get("image_sha256")
-        except OSError:
+        if maps and (sidecar.get("maps_sha256") or "") != sha256(self.maps / f"{job.name}.png"):
             return False
+        return (sidecar["image_sha256"] or "") == sha256(self.images / f"{job.name}.png")
 
     def add(self, job: Job, key: str, made: Made) -> None:
-        """Writes a job's image, then its side-car."""
-        path = self.images / f"{job.name}.png"
-        path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier image of this name
+        """Writes a job's image and overlays, then its side-car."""
+        path, overlays = self.images / f"{job.name}.png", self.maps / f"{job.name}.png"
+        for earlier in (path.with_suffix(".json"), overlays):  # of another image of this name
+            earlier.unlink(missing_ok=True)
         save_image(made.image, path, made.recipe, overwrite=True)
         if made.overlays is not None:
-            save_image(made.overlays, self.path / "maps" / path.name, [made.recipe], overwrite=True)
+            save_image(made.overlays, overlays, [made.recipe], overwrite=True)
         sidecar = {
             "id": job.id,
             "seed": job.seed,
             "key": key,
-            "image_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "image_sha256": sha256(path),
+            "maps_sha256": sha256(overlays),
             "source": {"file": job.file, "row": job.row},
             "metadata": job.metadata,
             "recipe": json.loads(made.recipe.to_json()),

@@ -37,9 +37,11 @@ class Plan:
     tuned: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, report: Callable[[Problem], None]) -> int:
-        """Reads everything, reports what is wrong with options and files in order, and returns the number of jobs."""
-        for problem in check_defaults(self.defaults):
-            report(problem)
+        """Reads everything, reports what is wrong with the files in order, and returns the number of jobs.
+
+        Raises ValueError for defaults that no row may have.
+        """
+        check_defaults(self.defaults)
         jobs = 0
         for item in self._rows():
             if isinstance(item, Problem):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -39,7 +41,8 @@ def ray_execute(
     `load` makes a worker's pipeline and must be picklable. `workers`: how many; by default one per GPU that Ray
     knows, or 1. `gpus`: whether to use GPUs, one per worker, if there are any. `address`: of a running cluster; None
     starts Ray on this machine. A worker that dies is started again and its batch is redone; a batch that has lost
-    RETRIES + 1 workers is given up. Raises ValueError if Ray is not installed or cannot be reached.
+    RETRIES + 1 workers is given up. Raises ValueError if Ray is not installed or cannot be reached, ChildProcessError
+    if no worker can be started.
     """
     try:
         import ray
@@ -53,13 +56,20 @@ def ray_execute(
         if not window:
             return
         _connect(ray, workers or 1, address)
-        ray.data.DataContext.get_current().max_errored_blocks = -1  # a lost batch does not end the run
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.max_errored_blocks = -1  # a lost batch does not end the run
+        context.max_consecutive_actor_init_deaths = RETRIES  # nor a worker that dies before its first batch
+        context.enable_progress_bars = False
+        for handler in logging.getLogger("ray.data").handlers:
+            if handler.name == "console":
+                handler.setLevel(logging.CRITICAL)  # Ray's own files keep it all
         known = int(ray.cluster_resources().get("GPU", 0)) if gpus else 0
         try:
             while window:
                 yield from _make(ray, window, load, workers or known or 1, bool(known))
                 window = list(islice(groups, WINDOW))
+        except ray.exceptions.RayError as error:
+            raise ChildProcessError(f"the workers on Ray cannot go on: {_reason(error)}") from error
         finally:
             ray.shutdown()
 
@@ -85,6 +95,12 @@ def _make(ray: Any, window: list[list[Job]], load: Callable[[], Maker], workers:
     for group in lost.values():
         reason = f"{RETRIES + 1} workers died over the batch of {len(group)} it was in: try a smaller --batch-size"
         yield from (Outcome(job, reason=reason) for job in group)
+
+
+def _reason(error: Exception) -> str:
+    """What a worker raised: the last exception in the traceback that Ray makes a text of."""
+    raised = re.findall(r"^[\w.]*(?:Error|Exception): (.+)", str(error), re.MULTILINE)
+    return raised[-1] if raised else str(error).splitlines()[0]
 
 
 def _check_address(address: str) -> None:

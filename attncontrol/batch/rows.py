@@ -180,13 +180,13 @@ def read_row(file: Path, record: Record, defaults: Mapping[str, Any], files: boo
     return [Problem(str(file), record.line, *item) for item in problems] or row
 
 
-def check_defaults(defaults: Mapping[str, Any]) -> list[Problem]:
-    """Problems of the values that command-line options give to all rows."""
+def check_defaults(defaults: Mapping[str, Any]) -> None:
+    """Raises ValueError for values that command-line options give to all rows and that none may have."""
     try:
         Row.model_validate({"prompt": "a", **defaults})
     except ValidationError as error:
-        return [Problem("command line", None, *item) for item in _described(error)]
-    return []
+        options = (f"--{key.replace('_', '-')}: {message}" for key, message in _described(error))
+        raise ValueError("; ".join(options)) from error
 
 
 def _applicable(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

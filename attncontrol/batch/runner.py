@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from attncontrol.batch.folder import OutputFolder
@@ -15,6 +13,7 @@ from attncontrol.batch.groups import batches
 from attncontrol.batch.jobs import Job
 from attncontrol.batch.plan import Plan
 from attncontrol.batch.worker import Outcome
+from attncontrol.files import sha256
 from attncontrol.imagefile import package_versions
 
 Execute = Callable[[Iterable[list[Job]]], Iterator[Outcome]]
@@ -70,6 +69,7 @@ class Run:
 
     `model` is the fingerprint of what makes the images besides the jobs (`Worker.fingerprint`), `execute` makes the
     batches, `progress` is called after every job found done, made or failed. `settings` goes into run.json.
+    `maps`: whether a job is done only with its overlays.
     """
 
     plan: Plan
@@ -79,6 +79,7 @@ class Run:
     batch_size: int = 8
     progress: Callable[[Counts], None] = lambda counts: None
     settings: dict[str, Any] = field(default_factory=dict)
+    maps: bool = False
 
     def __call__(self, total: int, wait: bool = False) -> Counts:
         """Makes what is missing of the plan's `total` jobs.
@@ -117,7 +118,7 @@ class Run:
 
     def _missing(self) -> Iterator[Job]:
         for job in self.plan.jobs():
-            if self.folder.has(job, job.key(self.model)):
+            if self.folder.has(job, job.key(self.model), self.maps):
                 self.counts.found += 1
                 self.progress(self.counts)
             else:
@@ -143,7 +144,7 @@ class Run:
                 "images_in_folder": images,
                 "model_sha256": self.model,
                 "versions": package_versions(),
-                "files": [{"file": str(file), "sha256": _file_hash(file)} for file in self.plan.files],
+                "files": [{"file": str(file), "sha256": sha256(file)} for file in self.plan.files],
                 "defaults": dict(self.plan.defaults),
                 "limit": self.plan.limit,
                 "shard": self.plan.shard,
@@ -151,12 +152,3 @@ class Run:
                 **self.settings,
             }
         )
-
-
-def _file_hash(path: Path) -> str | None:
-    """None for a file that is not there, which is then among what was left out."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

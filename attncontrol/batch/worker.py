@@ -69,6 +69,8 @@ class Worker:
     """Makes images with one pipeline.
 
     Every image has a generator of its own on the CPU, so its noise depends neither on the batch nor on the device.
+    Kernels round differently for batches of different sizes, and guidance can make much of that: in float32 a guided
+    image in a batch may differ visibly from the same one made alone. Batches of one, or float64, leave no difference.
     """
 
     def __init__(self, pipe: AttentionControlPipeline, model: str, memory: str = "auto", maps: bool = False) -> None:
@@ -183,11 +185,9 @@ def _guidance(record: ImageRecord | None) -> list[dict[str, Any]]:
     ]
 
 
-def _overlays(image: Image.Image, record: ImageRecord | None) -> Image.Image | None:
-    """The image and each subject's attention map over it, None if nothing was recorded."""
-    if record is None or record.maps is None:
-        return None
-    maps = subject_maps(record)
+def _overlays(image: Image.Image, record: ImageRecord | None) -> Image.Image:
+    """The image and each subject's attention map over it; the image alone for a prompt without subjects."""
+    maps = subject_maps(record) if record is not None and record.maps is not None else {}
     return labelled_grid(
         [[image, *(overlay(image, attention) for attention in maps.values())]], column_titles=["", *maps]
     )

@@ -84,6 +84,7 @@ def batch(
     part_of = _read_shard(shard)
 
     from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
+    from attncontrol.cli.drawing import console
     from attncontrol.losses.combining import control_to_json
     from attncontrol.models import resolve, tuned_settings
 
@@ -98,14 +99,19 @@ def batch(
         "height": height,
     }
     plan = Plan(files, defaults, skip_invalid, limit, part_of, tuned=tuned_settings(resolve(model)))
-    total = _check(plan)
-    folder = OutputFolder(output)
-    if dry_run:
-        _dry_run(plan, folder, total)
+    with console.status("checking the prompt files"):
+        total = _check(plan)
+    if not total:
+        typer.echo(f"shard {shard} has none of the rows: there is nothing to make")
         return
-    worker = WorkerSettings(model, dtype, device, memory, maps)
-    fingerprint, execute, described = _engine(worker, engine, workers, ray_address)
-    run = Run(plan, folder, fingerprint, execute, batch_size, settings={**dataclasses.asdict(worker), **described})
+    folder, worker = OutputFolder(output), WorkerSettings(model, dtype, device, memory, maps)
+    if dry_run:
+        _dry_run(plan, folder, total, worker)
+        return
+    with console.status(f"loading {model}"):
+        fingerprint, execute, described = _engine(worker, engine, workers, ray_address)
+    settings_of_run = {**dataclasses.asdict(worker), **described}
+    run = Run(plan, folder, fingerprint, execute, batch_size, settings=settings_of_run, maps=maps)
     with _progress(total) as run.progress:
         counts = run(total, wait)
     _export(folder, contact_sheets, geneval, t2i_compbench)
@@ -124,7 +130,10 @@ def _read_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _check(plan: Plan) -> int:
-    """The number of jobs, after listing every problem; exits with 2 if they are not to be skipped."""
+    """The number of jobs, after listing every problem; exits with 2 if they are not to be skipped.
+
+    It is 0 only for a shard that got no rows, which is no error.
+    """
     problems = 0
 
     def report(problem: Any) -> None:
@@ -133,15 +142,11 @@ def _check(plan: Plan) -> int:
         typer.echo(f"left out: {problem}" if plan.skip_invalid else str(problem), err=True)
 
     total = plan.check(report)
-    if problems and (not plan.skip_invalid or not total):
-        hint = (
-            "nothing is left to make" if plan.skip_invalid else "nothing was made; --skip-invalid goes on without them"
-        )
-        raise ValueError(f"{problems} problem{'s' if problems > 1 else ''} in the prompt files: {hint}")
-    if not total:
-        raise ValueError(
-            f"there is nothing to make: the prompt files have no rows{' in this shard' * bool(plan.shard)}"
-        )
+    found = f"{problems} problem{'s' if problems > 1 else ''} in the prompt files"
+    if problems and not plan.skip_invalid:
+        raise ValueError(f"{found}: nothing was made; --skip-invalid goes on without them")
+    if not total and not plan.shard:
+        raise ValueError(f"{found}: nothing is left to make")
     return total
 
 
@@ -171,22 +176,33 @@ def _engine(worker: WorkerSettings, engine: str, workers: int | None, address: s
     return fingerprint, execute, {"engine": engine, "workers": workers, "ray_address": address}
 
 
-def _dry_run(plan: Plan, folder: OutputFolder, total: int) -> None:
-    """Every job in a line, then the cost in denoiser steps, and in time where an earlier run has measured it."""
+def _dry_run(plan: Plan, folder: OutputFolder, total: int, worker: WorkerSettings) -> None:
+    """Every job in a line, then the cost in denoiser steps, and in time where an earlier run has measured it.
+
+    The model is not loaded: it is taken for that of the last run if its name and the versions are the same.
+    """
+    from attncontrol.imagefile import package_versions
+
+    last = folder.run()
+    same = [last.get(key) for key in ("model", "dtype", "versions")] == [
+        worker.model,
+        worker.dtype,
+        package_versions(),
+    ]
     steps = present = 0
     for job in plan.jobs():
-        there = folder.sidecar(job.name) is not None
-        steps += 0 if there else job.steps
-        present += there
+        done = same and folder.has(job, job.key(last["model_sha256"]), worker.maps)
+        steps += 0 if done else job.steps
+        present += done
         methods = " + ".join(part["method"] for part in job.control or ()) or "plain"
-        typer.echo(f"{job.name}  {methods}  {job.steps} steps  {job.prompt[:80]!r}{'  (has an image)' * there}")
-    typer.echo(f"{total} images, {present} of them there already; {steps} sampling steps to do")
-    seconds = folder.run().get("seconds_per_step")
-    if seconds:
+        typer.echo(f"{job.name}  {methods}  {job.steps} steps  {job.prompt[:80]!r}{'  (done)' * done}")
+    typer.echo(f"{total} images, {present} of them done; {steps} sampling steps to do")
+    seconds = last.get("seconds_per_step")
+    if seconds and steps:
         typer.echo(
             f"about {_duration(steps * seconds)} at the {seconds:.3f} s per step of the last run in {folder.path}"
         )
-    else:
+    elif steps:
         typer.echo("for the time they take, make a few first with --limit: the next --dry-run knows their speed")
 
 
@@ -228,7 +244,8 @@ def _export(folder: OutputFolder, sheets: bool, geneval: Path | None, t2i_compbe
     from attncontrol.batch import exports
 
     if sheets:
-        typer.echo(f"{exports.write_contact_sheets(folder)} contact sheets in {folder.path / 'contact_sheets'}")
+        pages = exports.write_contact_sheets(folder)
+        typer.echo(f"{pages} contact sheet{'s' * (pages > 1)} in {folder.path / 'contact_sheets'}")
     for write, target, reason in (
         (exports.write_geneval, geneval, "not from a GenEval metadata file"),
         (exports.write_t2i_compbench, t2i_compbench, "their prompt cannot be part of a file name there"),

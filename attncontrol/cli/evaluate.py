@@ -15,7 +15,11 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `attncontrol batch` wrote.")],
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="oracle, clip or blip; may be given again. By default the oracle."),
+        typer.Option(
+            "--metric",
+            help="oracle, clip or blip; may be given again. By default the oracle. VQAScore is not among them: no "
+            "release of t2v-metrics runs beside the torch and transformers needed here.",
+        ),
     ] = None,
     clip_model: Annotated[str | None, typer.Option("--clip-model", metavar="ID", help="For clip and blip.")] = None,
     blip_model: Annotated[str | None, typer.Option("--blip-model", metavar="ID", help="For blip.")] = None,

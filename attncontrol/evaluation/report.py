@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from attncontrol.batch.folder import OutputFolder
 from attncontrol.evaluation.metrics.base import Metric
 from attncontrol.evaluation.summary import Cell, Table, extremes, score_names, tables
 from attncontrol.files import write_text
@@ -18,7 +19,8 @@ from attncontrol.files import write_text
 SHOWN = 8
 THUMBNAIL = 192
 OVERLAYS_WIDTH = 640
-HEADINGS = ("prompt set", "method", "images", "mean", "95% interval", "difference", "95% interval", "p (McNemar)")
+HEADINGS = ("prompt set", "method", "images", "mean", "95% interval")
+OF_DIFFERENCES = ("difference", "95% interval", "p (McNemar)")
 
 
 def descriptions() -> dict[str, str]:
@@ -34,31 +36,53 @@ def descriptions() -> dict[str, str]:
 def markdown(title: str, lines: Sequence[Mapping[str, Any]]) -> str:
     """A table per score. Differences are to the baseline, on the same prompts and seeds."""
     means = descriptions()
-    text = [f"# {title}", ""]
+    text = [f"# {title}", "", _extent(lines), ""]
     for table in tables(lines):
-        text += [f"## {table.score}", "", f"{means.get(table.score, '')}; differences are to {table.baseline}.", ""]
-        text += ["| " + " | ".join(HEADINGS) + " |", "| --- | --- |" + " ---: |" * (len(HEADINGS) - 2)]
-        text += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in _rows(table)] + [""]
+        heading, *rows = _rows(table)
+        text += [f"## {table.score}", "", _meaning(table, means), ""]
+        text += ["| " + " | ".join(heading) + " |", "| --- | --- |" + " ---: |" * (len(heading) - 2)]
+        text += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows] + [""]
     return "\n".join(text)
 
 
 def write_reports(target: Path, title: str, folders: Mapping[str, Path], lines: Sequence[Mapping[str, Any]]) -> None:
     """Writes `target`.md and `target`.html. `folders`: the folder of each line's "run", where its image lies."""
     write_text(target.with_name(target.name + ".md"), markdown(title, lines), overwrite=True)
+    means = descriptions()
     environment = Environment(
         loader=PackageLoader("attncontrol.evaluation", "."), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("report.html.jinja").render(
         title=title,
-        headings=HEADINGS,
-        tables=[(table, descriptions().get(table.score, ""), _rows(table)) for table in tables(lines)],
+        extent=_extent(lines),
+        tables=[(table.score, _meaning(table, means), _rows(table)) for table in tables(lines)],
         galleries=_galleries(folders, lines),
     )
     write_text(target.with_name(target.name + ".html"), page, overwrite=True)
 
 
+def _meaning(table: Table, means: Mapping[str, str]) -> str:
+    """A sentence on a score and its differences; scores that others have added to scores.jsonl are not explained."""
+    what = [f"{means[table.score][0].upper()}{means[table.score][1:]}."] if table.score in means else []
+    compared = [f"Differences are to {table.baseline}, on the same prompts and seeds."] if _compares(table) else []
+    return " ".join(what + compared)
+
+
+def _extent(lines: Sequence[Mapping[str, Any]]) -> str:
+    prompts = len({(line["prompt_set"], line["prompt"]) for line in lines})
+    counts = ((len(lines), "image"), (prompts, "prompt"), (len({line["method"] for line in lines}), "method"))
+    return ", ".join(f"{count} {what}{'s' * (count > 1)}" for count, what in counts) + "."
+
+
+def _compares(table: Table) -> bool:
+    return any(cell.difference is not None for cell in table.cells.values())
+
+
 def _rows(table: Table) -> list[list[str]]:
-    return [[prompt_set, method, *_cells(cell)] for (prompt_set, method), cell in table.cells.items()]
+    """The heading and the rows; the columns of differences only where there are some."""
+    heading = [*HEADINGS, *(OF_DIFFERENCES if _compares(table) else ())]
+    rows = [[prompt_set, method, *_cells(cell)] for (prompt_set, method), cell in table.cells.items()]
+    return [heading, *(row[: len(heading)] for row in rows)]
 
 
 def _cells(cell: Cell) -> list[str]:
@@ -83,11 +107,13 @@ def _galleries(folders: Mapping[str, Path], lines: Sequence[Mapping[str, Any]]) 
     return galleries
 
 
-def _figure(folder: Path, line: Mapping[str, Any], score: str) -> dict[str, str | None]:
-    overlays = folder / "maps" / Path(line["file_name"]).name
+def _figure(folder: Path, line: Mapping[str, Any], score: str) -> dict[str, Any]:
+    """The image; where its attention overlays are saved, these, which begin with it."""
+    overlays = OutputFolder(folder).maps / Path(line["file_name"]).name
+    wide = overlays.is_file()
     return {
-        "image": _data_uri(folder / line["file_name"], THUMBNAIL),
-        "overlays": _data_uri(overlays, OVERLAYS_WIDTH) if overlays.is_file() else None,
+        "image": _data_uri(overlays, OVERLAYS_WIDTH) if wide else _data_uri(folder / line["file_name"], THUMBNAIL),
+        "wide": wide,
         "caption": f"{line['prompt']} (seed {line['seed']}): {line['scores'][score]:.3g}",
     }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 from PIL import Image
@@ -17,18 +19,22 @@ from attncontrol.batch.worker import Made, Outcome
 from attncontrol.imagefile import Recipe
 
 FINGERPRINT = "stand-in"
+PATIENCE = 300  # seconds; a wait that long is a failure on any machine
 
 
 class StandIn:
     """Images of noise seeded by the job; prompts with "fail" fail, "please die" ends the process.
 
-    `seconds` is the time of a batch, `log` a file.
+    `seconds` is the time of a batch, `log` a file, `most` the number of batches after which it waits to be killed.
     """
 
-    def __init__(self, seconds: float = 0.0, log: Path | None = None) -> None:
-        self.seconds, self.log = seconds, log
+    def __init__(self, seconds: float = 0.0, log: Path | None = None, most: int | None = None) -> None:
+        self.seconds, self.log, self.left = seconds, log, most
 
     def make(self, jobs: Sequence[Job]) -> list[Outcome]:
+        if self.left == 0:
+            wait_to_be_killed()
+        self.left = None if self.left is None else self.left - 1
         time.sleep(self.seconds)
         if self.log:
             with self.log.open("a") as file:
@@ -46,6 +52,23 @@ class StandIn:
             control=tuple(job.control or ()), layout=job.layout,
         )  # fmt: skip
         return Outcome(job, Made(image, recipe, [], self.seconds))
+
+
+def wait_to_be_killed() -> None:
+    """Holds a process up until it is killed, or ends it once the test that should do so is gone."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os._exit(1)
+
+
+def wait_until(condition: Callable[[], object], process: Process | subprocess.Popen) -> None:
+    """Waits for a condition that a process brings about. Raises AssertionError if the process ends before."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        alive = process.poll() is None if isinstance(process, subprocess.Popen) else process.is_alive()
+        assert alive and time.monotonic() < deadline, "the process has ended or makes no progress"
+        time.sleep(0.002)
 
 
 def pixels(job: Job) -> bytes:

@@ -1,6 +1,7 @@
 """`attncontrol batch`, `evaluate` and `report` on a tiny random model."""
 
 import json
+import re
 
 import pytest
 from diffusers import UNet2DConditionModel
@@ -44,7 +45,10 @@ def test_a_file_from_start_to_report(tmp_path, invoke):
     again = invoke("batch", prompts, "--output", out, "--control", "syngen")
     assert json.loads((out / "run.json").read_text())["found"] == 3 and "failed" in again
     dry = invoke("batch", prompts, "--output", out, "--control", "syngen", "--dry-run", "--limit", "2")
-    assert "2 images, 2 of them there already" in dry and "s per step" in dry
+    assert dry.count("(done)") == 2 and "2 images, 2 of them done; 0 sampling steps to do" in dry
+    dry = invoke("batch", prompts, "--output", out, "--control", "syngen", "--dry-run", "--guidance-scale", "2")
+    assert "3 images, 0 of them done; 6 sampling steps to do" in dry and "s per step of the last run" in dry
+    assert "make a few first" in invoke("batch", prompts, "--output", tmp_path / "new", "--dry-run")
 
     invoke("batch", prompts, "--output", tmp_path / "plain", "--control", "none")
     assert "oracle_right" in invoke("evaluate", out)
@@ -52,6 +56,17 @@ def test_a_file_from_start_to_report(tmp_path, invoke):
     text = invoke("report", tmp_path / "plain", out, "--output", tmp_path / "both")
     assert "| pets | plain | 3 |" in text and "| pets | syngen | 3 |" in text
     assert (tmp_path / "both.html").is_file() and (out / "report.md").is_file()
+
+
+def test_progress_where_there_is_no_terminal(tmp_path, invoke, monkeypatch):
+    monkeypatch.setattr("attncontrol.cli.batch.REPORT_SECONDS", -1.0)
+    rows = [{"prompt": "a cat"}, {"prompt": "a cat", "subjects": [70]}, {"prompt": "a dog"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = ["--output", tmp_path / "out", "--control", "syngen", "--batch-size", "1"]
+    text = invoke("batch", tmp_path / "p.jsonl", *args, code=1)
+    assert re.search(r"1 of 3: \d+\.\d\d images/s, \d+:\d\d left\n", text)
+    assert re.search(r"3 of 3: \d+\.\d\d images/s, 0:00 left, 1 failed\n", text)
+    assert re.search(r"jobs +made +found done +failed +time +images/s *\n3 +2 +0 +1 +\d+:\d\d +\d+\.\d\d", text)
 
 
 def test_the_memory_mode_is_handed_on(tmp_path, invoke, monkeypatch):
@@ -81,6 +96,54 @@ def test_geneval_layout(tmp_path, invoke):
     assert sorted(p.name for p in (target / "00000" / "samples").iterdir()) == ["0000.png", "0001.png"]
 
 
+def test_an_export_replaces_the_one_before_and_nothing_else(tmp_path, invoke):
+    rows = [{"tag": "x", "include": [], "prompt": prompt} for prompt in ("a cat", "a dog", "a lion")]
+    (tmp_path / "g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    geneval, bench = tmp_path / "geneval", tmp_path / "bench"
+    (bench / "samples").mkdir(parents=True)
+    (bench / "samples" / "my own_000007.png").touch()
+    (geneval / "00002").mkdir(parents=True)
+    (geneval / "00002" / "results.json").touch()
+    args = ["--output", tmp_path / "out", "--control", "none", "--geneval", geneval, "--t2i-compbench", bench]
+    invoke("batch", tmp_path / "g.jsonl", *args)
+    images = tmp_path / "out" / "images"
+    for path in [*images.glob("a-cat*"), *images.glob("a-dog*")]:
+        path.unlink()
+    (tmp_path / "g.jsonl").write_text(json.dumps(rows[2]) + "\n")
+    invoke("batch", tmp_path / "g.jsonl", *args)
+    assert sorted(path.name for path in geneval.iterdir()) == [".attncontrol.json", "00000", "00002"]
+    assert json.loads((geneval / "00000" / "metadata.jsonl").read_text())["prompt"] == "a lion"
+    assert [path.name for path in (geneval / "00002").iterdir()] == ["results.json"]
+    assert sorted(path.name for path in (bench / "samples").iterdir()) == ["a lion_000000.png", "my own_000007.png"]
+    (bench / ".attncontrol.json").write_text('["../out/run.json"]')
+    assert "not the list of files" in invoke("batch", tmp_path / "g.jsonl", *args, code=2)
+    assert (tmp_path / "out" / "run.json").is_file()
+
+
+def test_an_empty_shard_is_no_error(tmp_path, invoke):
+    (tmp_path / "p.txt").write_text("a cat\n")
+    texts = [invoke("batch", tmp_path / "p.txt", "--output", tmp_path / n, "--shard", f"{n}/2") for n in "12"]
+    assert sorted("nothing to make" in text for text in texts) == [False, True]
+
+
+def test_overlays_are_made_for_what_has_none(tmp_path, invoke):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    prompts.write_text("a cat and a dog\n!!\n")
+    invoke("batch", prompts, "--output", out, "--control", "none")
+    assert not (out / "maps").exists()
+    for made, found in ((2, 0), (0, 2)):
+        invoke("batch", prompts, "--output", out, "--control", "none", "--maps")
+        run = json.loads((out / "run.json").read_text())
+        assert (run["made"], run["found"]) == (made, found)
+    overlays = sorted((out / "maps").iterdir())
+    assert [path.name for path in overlays] == sorted(path.name for path in (out / "images").glob("*.png"))
+    overlays[0].write_bytes(overlays[0].read_bytes()[:-9])
+    invoke("batch", prompts, "--output", out, "--control", "none", "--maps")
+    assert json.loads((out / "run.json").read_text())["made"] == 1
+    invoke("batch", prompts, "--output", out, "--control", "none", "--guidance-scale", "2")
+    assert not list((out / "maps").iterdir()), "the overlays of images that are no longer there"
+
+
 def test_wrong_files_make_nothing(tmp_path, invoke):
     prompts, out = tmp_path / "p.txt", tmp_path / "out"
     prompts.write_text("a cat\n--prompt dog --steps x\n--stepz 3\n")
@@ -108,7 +171,7 @@ def test_invalid_rows_left_out_and_failed_jobs(tmp_path, invoke):
         (["--shard", "x"], "--shard"),
         (["--control", "syngn"], "did you mean 'syngen'"),
         (["--set", "stepsize=3"], "did you mean"),
-        (["--seed", "-3"], "command line: seed"),
+        (["--seed", "-3", "--skip-invalid"], "--seed: must be greater than or equal to 0, not -3"),
         (["--geneval", "{out}/geneval"], "--geneval"),
         (["--width", "65"], "--width"),
     ],

@@ -25,6 +25,26 @@ def test_plain_text_with_bom_crlf_comments_and_empty_lines(tmp_path):
     assert not problems(items)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "# two\n\na cat\n  \n--prompt dog --seed 3\n"),
+        ("p.csv", "prompt,seed\n\na cat,\n,\ndog,3\n\n"),
+        ("p.tsv", "\nprompt\tseed\n\na cat\t\n\ndog\t3\n"),
+        ("p.jsonl", '\n{"prompt": "a cat"}\n  \n{"prompt": "dog", "seed": "3"}\n\n'),
+        ("p.yaml", "\n- prompt: a cat\n\n- prompt: dog\n  seed: '3'\n\n"),
+    ],
+)
+def test_line_ends_byte_order_marks_and_empty_lines(tmp_path, name, text):
+    expected = [{"prompt": "a cat"}, {"prompt": "dog", "seed": "3"}]
+    plain = read(tmp_path, name, text)
+    assert [v for _, v in values(plain)] == expected and not problems(plain)
+    for mark in (b"", b"\xef\xbb\xbf"):
+        for end in ("\n", "\r\n"):
+            assert read(tmp_path, name, mark + text.replace("\n", end).encode()) == plain
+            assert read(tmp_path, "no_extension", mark + text.replace("\n", end).encode()) == plain
+
+
 def test_option_lines(tmp_path):
     line = '--prompt "a \\"red\\" cat" --negative_prompt blurry, dark --seed 7 --steps 20 --cfg_scale 5.5 --width 512'
     items = read(tmp_path, "p.txt", f"{line} --height 256 --n_iter 2 --batch_size 3\n")
@@ -146,7 +166,7 @@ def test_yaml(tmp_path):
         ("- {? [a] : b}\n- prompt: b\n", 1, "unhashable"),
         ("- prompt: 2020-13-45\n- prompt: b\n", 1, "month"),
         ("prompt: b\n", 1, "list of rows"),
-        ("- prompt: [a\n", 2, "not YAML"),
+        ("- prompt: [a\n", 2, "at column 1; what follows"),
         (b"- prompt: \xff\n", None, "UTF-8"),
     ],
 )

@@ -29,7 +29,8 @@ def test_a_row_overrides_the_defaults(tmp_path):
     ]  # fmt: skip
     assert jobs[0].control is None
     assert jobs[2].control[0]["method"] == "syngen" and jobs[2].control[0]["step_size"] > 0
-    assert check(Plan([tmp_path / "p.jsonl"], {"steps": 0})) == (1, [(None, "steps"), (2, "steps"), (3, "steps")])
+    with pytest.raises(ValueError, match="--steps: must be greater than or equal to 1, not 0"):
+        Plan([tmp_path / "p.jsonl"], {"steps": 0}).check(print)
 
 
 def test_tuned_settings_fill_what_a_row_leaves_open(tmp_path):

@@ -18,6 +18,12 @@ from tests.batch.test_run import assert_complete
 pytest.importorskip("ray", reason="needs the extra 'cluster'")
 
 
+@pytest.fixture(autouse=True)
+def workers_at_ordinary_priority(monkeypatch):
+    """Ray runs its workers at the lowest one, where on a busy machine they take minutes to import torch."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
 class OneDies(StandIn):
     """Work begins when two are there; then one ends itself in the middle, and the others wait for its successor."""
 
@@ -56,6 +62,36 @@ def test_a_batch_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
     counts = run_with(ray_execute(StandIn, workers=2), [prompts], tmp_path / "out", batch_size=1)
     assert (counts.made, counts.failed) == (9, 1)
     assert counts.failures[0][0].prompt == "please die" and "workers died" in counts.failures[0][1]
+
+
+class DiesAtFirst(StandIn):
+    """The first worker dies before its first batch."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        with contextlib.suppress(FileExistsError):
+            (folder / "killed").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_before_its_first_batch_is_replaced(tmp_path):
+    (tmp_path / "p.txt").write_text("a\nb\n")
+    counts = run_with(ray_execute(functools.partial(DiesAtFirst, tmp_path)), [tmp_path / "p.txt"], tmp_path / "out")
+    assert (tmp_path / "killed").exists() and (counts.made, counts.failed) == (2, 0)
+
+
+def cannot_load():
+    raise ValueError("no checkpoint at 'nowhere'")
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_load_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("attncontrol.batch.ray_engine.RETRIES", 0)
+    (tmp_path / "p.txt").write_text("a\n")
+    with pytest.raises(ChildProcessError, match=r"cannot go on: no checkpoint at 'nowhere'$"):
+        run_with(ray_execute(cannot_load), [tmp_path / "p.txt"], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["ended"] == "interrupted"
 
 
 @pytest.mark.slow

@@ -2,20 +2,21 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from attncontrol.batch import FolderBusyError, OutputFolder, Plan, Run
 from attncontrol.batch.groups import WAITING_BATCHES, batches
 from attncontrol.batch.runner import FAILURES_SHOWN, one_by_one
 from attncontrol.imagefile import read_recipe
-from tests.batch.stand_in import FINGERPRINT, StandIn, pixels, run
+from tests.batch.stand_in import FINGERPRINT, PATIENCE, StandIn, pixels, run, wait_until
 
 FORK = multiprocessing.get_context("forkserver")  # a killed run need not import everything again
 FORK.set_forkserver_preload(["tests.batch.stand_in"])
@@ -28,7 +29,7 @@ def prompts(tmp_path):
     return path
 
 
-def assert_complete(prompts: Path, output: Path, extra: int = 0):
+def assert_complete(prompts: Path, output: Path):
     """Every job once, every file whole, the metadata complete, nothing left over."""
     jobs = {job.name: job for job in Plan([prompts]).jobs()}
     folder = OutputFolder(output)
@@ -67,7 +68,9 @@ def test_what_is_missing_changed_or_damaged_is_made_again(prompts, tmp_path):
     paths[2].write_bytes(data)
     paths[3].with_suffix(".json").write_text('{"key": ')
     paths[4].with_suffix(".json").write_text("{}")
-    (images / ".prompt.png.0123.tmp").write_bytes(b"half")
+    (tmp_path / "out" / "maps").mkdir()
+    for folder in (images, tmp_path / "out" / "maps", tmp_path / "out"):
+        (folder / ".prompt.png.0123.tmp").write_bytes(b"half")
     prompts.write_text(prompts.read_text() + "--prompt 'prompt 0' --seed 5\n")
     log = tmp_path / "log"
     counts = run([prompts], tmp_path / "out", maker=StandIn(log=log))
@@ -126,25 +129,24 @@ def test_an_interruption_leaves_a_whole_folder(prompts, tmp_path):
 
 
 def test_a_second_run_on_the_folder_refuses_or_waits(prompts, tmp_path):
-    (tmp_path / "out").mkdir()
-    held, free = threading.Event(), threading.Event()
-
-    def hold():
-        with FileLock(tmp_path / "out" / ".lock"):
-            held.set()
-            free.wait(60)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait(60)
+    output = tmp_path / "out"
+    options = {"maker": StandIn(most=1), "batch_size": 1}
+    first = FORK.Process(target=run, args=([prompts], output), kwargs=options, daemon=True)
+    first.start()
+    wait_until(lambda: list(output.glob("images/*.json")), first)
     with pytest.raises(FolderBusyError, match="another run"):
-        run([prompts], tmp_path / "out")
-    assert not (tmp_path / "out" / "metadata.jsonl").exists()
-    threading.Timer(0.5, free.set).start()
-    started = time.monotonic()
-    waiting = Run(Plan([prompts]), OutputFolder(tmp_path / "out"), FINGERPRINT, one_by_one(StandIn()))
-    assert waiting(6, wait=True).made == 6 and time.monotonic() - started > 0.4
-    holder.join()
+        run([prompts], output)
+    assert not (output / "metadata.jsonl").exists()
+    counts = []
+    waiting = Run(Plan([prompts]), OutputFolder(output), FINGERPRINT, one_by_one(StandIn()))
+    second = threading.Thread(target=lambda: counts.append(waiting(6, wait=True)), daemon=True)
+    second.start()
+    second.join(0.5)  # it would make everything in that time if it did not wait
+    assert second.is_alive() and len(list(output.glob("images/*.json"))) == 1
+    first.kill()
+    second.join(PATIENCE)
+    assert (counts[0].found, counts[0].made) == (1, 5)
+    assert_complete(prompts, output)
 
 
 def test_a_missing_file_is_left_out(prompts, tmp_path):
@@ -185,21 +187,59 @@ def test_twenty_kills_of_a_run_of_two_hundred_jobs(tmp_path):
     kept: dict[str, int] = {}
     for _ in range(20):
         before = len(list(output.glob("images/*.json")))
-        process = FORK.Process(target=run, args=([prompts], output), kwargs={"maker": StandIn(seconds=0.03)})
+        maker = StandIn(seconds=0.02, most=3)  # 180 jobs at most in 20 runs, however late the kills
+        options = {"maker": maker, "batch_size": 3}
+        process = FORK.Process(target=run, args=([prompts], output), kwargs=options, daemon=True)
         process.start()
-        deadline = time.monotonic() + 120
-        while process.is_alive() and len(list(output.glob("images/*.json"))) <= before:
-            assert time.monotonic() < deadline, "the run makes no progress"
-            time.sleep(0.002)
-        time.sleep(moment.uniform(0, 0.06))
-        assert process.is_alive(), "the run ended before it could be killed"
-        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: len(list(output.glob("images/*.json"))) > before, process)  # noqa: B023
+        time.sleep(moment.uniform(0, 0.1))
+        process.kill()
         process.join()
+        assert process.exitcode == -signal.SIGKILL
         for path in output.glob("images/*.json"):
             inode = path.with_suffix(".png").stat().st_ino
             assert kept.setdefault(path.stem, inode) == inode, "a finished image was made again"
-    assert 20 <= len(kept) < 200
+    assert 20 <= len(kept) <= 180
     run([prompts], output)
     assert_complete(prompts, output)
     for name, inode in kept.items():
         assert (output / "images" / f"{name}.png").stat().st_ino == inode
+
+
+def run_killed_at(change: int, output: Path, *args, **kwargs) -> None:
+    """A run that kills itself just before its n-th opening, making, renaming or removing of a file in `output`."""
+    left = iter(range(change))
+
+    def count(event: str, arguments: tuple) -> None:
+        file = str(arguments[0]) if event in ("open", "os.mkdir", "os.rename", "os.remove") else ""
+        if file.startswith(str(output)) and next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    run(*args, **kwargs)
+
+
+def test_a_kill_before_every_change_of_the_folder(tmp_path):
+    prompts, start = tmp_path / "prompts.txt", tmp_path / "start"
+    prompts.write_text("prompt 0\n--prompt 'prompt 1' --steps 7\n")
+    run([prompts], start)  # the first is done, the second will be made again, the third is new
+    prompts.write_text("prompt 0\nprompt 1\nprompt 2\n")
+    numbers_done, exitcode = [], None
+    while exitcode != 0:
+        output = tmp_path / f"out-{len(numbers_done)}"
+        shutil.copytree(start, output)
+        args = (len(numbers_done), output, [prompts], output)
+        process = FORK.Process(target=run_killed_at, args=args, daemon=True)
+        process.start()
+        process.join(PATIENCE)
+        exitcode = process.exitcode
+        assert exitcode in (0, -signal.SIGKILL)
+        folder = OutputFolder(output)
+        done = [job.name for job in Plan([prompts]).jobs() if folder.has(job, job.key(FINGERPRINT))]
+        inodes = [(folder.images / f"{name}.png").stat().st_ino for name in done]
+        counts = run([prompts], output)
+        assert (counts.found, counts.made) == (len(done), 3 - len(done))
+        assert inodes == [(folder.images / f"{name}.png").stat().st_ino for name in done]
+        assert_complete(prompts, output)
+        numbers_done.append(len(done))
+    assert numbers_done == sorted(numbers_done) and set(numbers_done) == {1, 2, 3} and len(numbers_done) > 20

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -109,9 +111,22 @@ def test_reports(folder):
     write_reports(folder / "report", "A & B", {"": folder}, lines)
     text = (folder / "report.md").read_text()
     assert text == markdown("A & B", lines) and "| pets | syngen | 4 |" in text and "## bright" in text
+    assert "16 images, 5 prompts, 2 methods." in text and "Differences are to plain" in text
+    alone = markdown("A", [line for line in lines if line["method"] == "syngen"])
+    assert "ifference" not in alone and "| prompt set | method | images | mean | 95% interval |\n" in alone
     page = (folder / "report.html").read_text()
     assert "A &amp; B" in page and "<script>" not in page and "data:image/jpeg;base64," in page
     assert "syngen: worst by bright" in page and "plain: best by bright" in page
+
+
+def test_overlays_are_shown_where_they_are_saved(folder):
+    lines = [{**line, "run": ""} for line in score_folder(folder, [Brightness()])]
+    worst = min(lines, key=lambda line: line["scores"]["bright"])
+    overlays = folder / "maps" / Path(worst["file_name"]).name
+    overlays.parent.mkdir()
+    shutil.copy(folder / worst["file_name"], overlays)
+    write_reports(folder / "report", "A", {"": folder}, lines)
+    assert (folder / "report.html").read_text().count(", with attention maps") == 1
 
 
 def test_folders_without_images_or_scores(tmp_path):

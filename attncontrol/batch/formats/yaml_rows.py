@@ -25,8 +25,9 @@ def read_yaml(path: Path) -> Iterator[Record | Problem]:
             while not events.check_event(yaml.StreamEndEvent):
                 yield from _document(path, events)
         except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else None
-            yield Problem(str(path), line, None, f"is not YAML: {error.problem}; what follows was not read")
+            mark = error.problem_mark
+            line, place = (mark.line + 1, f" at column {mark.column + 1}") if mark else (None, "")
+            yield Problem(str(path), line, None, f"is not YAML: {error.problem}{place}; what follows was not read")
         except yaml.YAMLError as error:
             message = " ".join(str(error).split())
             yield Problem(str(path), None, None, f"is not YAML in UTF-8: {message}; what follows was not read")
