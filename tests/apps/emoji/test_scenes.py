@@ -7,7 +7,7 @@ import pytest
 from apps.emoji.artwork import glyph
 from apps.emoji.captions import KINDS, Noise, Template, pair, sample, together
 from apps.emoji.scenes import SIZE, Thing, _overlap, render
-from apps.emoji.vocabulary import COLOURS, NAMES
+from apps.emoji.vocabulary import COLOURS, NAMES, OBJECTS
 
 
 def test_every_object_has_artwork_in_every_colour():
@@ -65,8 +65,9 @@ def test_captions_have_the_benchmarks_forms():
 
 def test_shares_of_noise_are_what_was_asked_for():
     rng = np.random.default_rng(1)
-    noise = Noise(absent=0.4, swapped=0.5, never_together=0.2)
-    absent = swapped = two = both_coloured = 0
+    noise = Noise(absent=0.4, absent_objects=0.2, swapped=0.5, never_together=0.2)
+    absent: dict[bool, list[bool]] = {True: [], False: []}  # by whether both are objects
+    swapped = both_coloured = 0
     for _ in range(6000):
         text, things = sample(rng, noise)
         named = [word for word in text.replace(",", "").split() if word in NAMES]
@@ -74,15 +75,15 @@ def test_shares_of_noise_are_what_was_asked_for():
             assert [thing.name for thing in things] == named, "one-object captions are always right"
         if len(named) != 2:
             continue
-        two += 1
         shown = {thing.name for thing in things}
         assert shown <= set(named)
-        absent += len(shown) == 1
+        absent[set(named) <= set(OBJECTS)].append(len(shown) == 1)
         coloured = [thing for thing in things if thing.colour]
         if len(shown) == 2 and len(coloured) == 2:
             both_coloured += 1
             swapped += any(f"{thing.colour} {thing.name}" not in text for thing in things)
-    assert abs(absent / two - 0.4) < 0.03
+    assert abs(np.mean(absent[False]) - 0.4) < 0.04
+    assert abs(np.mean(absent[True]) - 0.2) < 0.04
     assert abs(swapped / both_coloured - 0.5) < 0.05
 
 
