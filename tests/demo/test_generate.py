@@ -185,6 +185,7 @@ def test_boxes_are_drawn_moved_resized_typed_and_obeyed(visit, tmp_path):
 def test_cancel_stops_the_work(visit, server):
     page = visit()
     set_steps(page, 100)
+    page.locator("#images input").fill("3")  # long enough for a press of the button to come in time on any machine
     page.locator("#generate").click()
     expect(page.locator("#generate-status .progress img")).to_be_visible()
     page.locator("#generate-cancel").click()
@@ -194,6 +195,7 @@ def test_cancel_stops_the_work(visit, server):
     while any(thread.name == "demo-generate" for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "the job goes on"
         time.sleep(0.1)
+    page.locator("#images input").fill("1")
     generate(page)  # and the model is free again
 
 
