@@ -16,7 +16,8 @@ from attncontrol.control import resolve_control
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import control_to_json, with_settings
 from attncontrol.losses.presets import PRESETS
-from tests import stock, tiny
+from tests import tiny
+from tests.stock import REFUSED
 
 PROMPT = "a cat and a frog"
 QUICK = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=2, step_size=100)
@@ -228,7 +229,7 @@ def test_wrong_controls(stock, control, error, message):
         attach(stock, control, prompt=PROMPT)
 
 
-@pytest.mark.parametrize("case", stock.REFUSED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 def test_pipelines_that_cannot_be_controlled_say_why_and_what_can(case):
     with pytest.raises(ValueError, match=f"{case.reason}.*{case.remedy}"):
         attach(case.build(), "attend-and-excite", prompt=PROMPT)
@@ -246,7 +247,7 @@ def test_a_batch_of_other_copies_is_refused_at_the_first_step(prompt):
     assert tiny.state(pipe) == before
 
 
-@pytest.mark.parametrize("case", [case for case in stock.REFUSED if "compile" in case.name], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [case for case in REFUSED if "compile" in case.name], ids=lambda c: c.name)
 def test_a_denoiser_compiled_under_control_is_refused_at_the_next_call(case):
     pipe = tiny.stable_diffusion()
     plain = pipe(PROMPT, generator=generator(), **CALL).images

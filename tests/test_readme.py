@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import attncontrol
 from attncontrol import method_classes
 from attncontrol.cli import app
-from tests import stock
+from tests.stock import support_matrix
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_the_table_of_methods_is_that_of_the_registry():
 
 
 def test_the_support_matrix_is_what_is_tested():
-    assert README.split("<!-- support -->")[1].split("\n\n")[0].strip() == stock.support_matrix()
+    assert README.split("<!-- support -->")[1].split("\n\n")[0].strip() == support_matrix()
 
 
 @pytest.mark.parametrize("command", commands())

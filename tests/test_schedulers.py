@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attncontrol.schedulers import keep_given_sample, starting_calls
-from tests import stock
+from tests.stock.supported import CORRECTOR, SCHEDULERS
 
 STEPS = 7
 
@@ -36,7 +36,7 @@ def lasting_share(scheduler, call, keep=True):
     return float(moved / exact)
 
 
-@pytest.mark.parametrize("case", stock.SCHEDULERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SCHEDULERS, ids=lambda case: case.name)
 def test_a_move_lasts_in_starting_calls_and_no_other(case):
     scheduler = case.build().scheduler
     scheduler.set_timesteps(STEPS)
@@ -50,6 +50,6 @@ def test_a_move_lasts_in_starting_calls_and_no_other(case):
 
 
 def test_correctors_would_take_moves_back():
-    case = next(case for case in stock.SCHEDULERS if case.note == stock.CORRECTOR)
+    case = next(case for case in SCHEDULERS if case.note == CORRECTOR)
     shares = [lasting_share(case.build().scheduler, call=3, keep=keep) for keep in (False, True)]
     assert shares[0] < 0.5 < 1 < shares[1]

@@ -1,4 +1,4 @@
-"""`attach` with the stock pipelines, schedulers and helpers of diffusers: every row of the table in tests/stock.py."""
+"""`attach` with the stock pipelines, schedulers and helpers of diffusers: every row of the table in tests/stock."""
 
 import functools
 from contextlib import suppress
@@ -8,10 +8,12 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from attncontrol import AttendAndExcite, attach
-from tests import stock, tiny
+from tests import tiny
+from tests.stock.builders import lora
+from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, PROMPT, SCHEDULERS, XL_PIPELINES, Case
 
 CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=300)
-CASES = [*stock.PIPELINES, *stock.XL_PIPELINES, *stock.ADDITIONS, *stock.SCHEDULERS, *stock.HELPERS]
+CASES = [*PIPELINES, *XL_PIPELINES, *ADDITIONS, *SCHEDULERS, *HELPERS]
 
 
 def run(pipe, case, **arguments):
@@ -44,11 +46,11 @@ def test_control_acts_and_leaves_no_trace(case):
 
 def test_memory_modes_agree_on_the_scale_of_a_lora():
     """The scale of the call holds where the backward pass of low memory runs blocks again."""
-    pipe, case = stock.lora(), stock.Case("", stock.lora)
+    pipe, case = lora(), Case("", lora)
     guided = {}
     for scale in (0.3, 1.0):
         for memory in ("fast", "low"):
-            with attach(pipe, CONTROL, prompt=stock.PROMPT, memory=memory):
+            with attach(pipe, CONTROL, prompt=PROMPT, memory=memory):
                 guided[scale, memory] = run(pipe, case, cross_attention_kwargs={"scale": scale})
         assert torch.equal(guided[scale, "low"], guided[scale, "fast"])
     assert not torch.equal(guided[0.3, "fast"], guided[1.0, "fast"])
@@ -71,7 +73,7 @@ class DDIMAt(DDIMScheduler):
         return (sample,)
 
 
-@pytest.mark.parametrize("case", stock.SCHEDULERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SCHEDULERS, ids=lambda case: case.name)
 def test_the_first_update_is_that_of_ddim(case, monkeypatch):
     """At equal model input and timestep, input and sample move as with DDIM, the sample in its scheduler's scale."""
     pipe = case.build()
@@ -88,7 +90,7 @@ def test_the_first_update_is_that_of_ddim(case, monkeypatch):
 @pytest.mark.parametrize(
     "case",
     # consistency models ask their own scheduler for timesteps
-    [case for case in stock.PIPELINES + stock.XL_PIPELINES + stock.ADDITIONS if "Consistency" not in case.name],
+    [case for case in PIPELINES + XL_PIPELINES + ADDITIONS if "Consistency" not in case.name],
     ids=lambda case: case.name,
 )
 def test_the_first_update_is_the_same_with_ddim_and_euler(case, monkeypatch):

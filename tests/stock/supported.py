@@ -1,24 +1,33 @@
-"""The table of stock pipelines, schedulers and helpers of diffusers that `attach` is tested with, on tiny weights.
-
-The support matrix in the README is made of this table: `python -m tests.stock` prints it.
-"""
+"""The stock pipelines, schedulers and helpers of diffusers that control works with."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import accelerate
 import diffusers
-import numpy as np
-import tokenizers
 import torch
-import transformers
-from PIL import Image
 
 from tests import tiny
+from tests.stock.builders import (
+    controlnet,
+    group_offload,
+    helped,
+    ip_adapter,
+    lora,
+    mask,
+    picture,
+    pipeline,
+    scheduled,
+    t2i_adapter,
+    text_to_image,
+    textual_inversion,
+    xl_controlnet,
+    xl_pipeline,
+    xl_t2i_adapter,
+)
 
 PROMPT = "a cat and a frog"
 
@@ -33,149 +42,6 @@ class Case:
     note: str = ""
     prompt: str = PROMPT
     subjects: list[str] | None = None
-
-
-@functools.cache
-def picture(mode: str = "RGB") -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-@functools.cache
-def mask() -> Image.Image:
-    return Image.fromarray(np.repeat(np.uint8([[0, 255]]), 16, axis=1).repeat(32, axis=0))
-
-
-def pipeline(cls: type, unet: dict | None = None, **components: Any) -> Any:
-    """A tiny pipeline; the parts that no case changes are built once."""
-    pipe = cls(**{**shared(), "unet": tiny.unet(**unet or {}), "scheduler": tiny.scheduler(), **components})
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def xl_pipeline(cls: type, **components: Any) -> Any:
-    """A tiny pipeline of Stable Diffusion XL, likewise."""
-    pipe = cls(**{**shared_xl(), "unet": tiny.xl_unet(), **components})
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@functools.cache
-def shared_xl() -> dict[str, Any]:
-    return {name: part for name, part in tiny.xl_components().items() if name != "unet"}
-
-
-@functools.cache
-def shared() -> dict[str, Any]:
-    names = ("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor")
-    return {**{name: tiny.components()[name] for name in names}, "requires_safety_checker": False}
-
-
-def randomised(module: torch.nn.Module, seed: int) -> Any:
-    """The module with random weights where it starts with zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        if not parameter.any():
-            parameter.data.normal_(std=0.1, generator=generator)
-    return module.eval()
-
-
-def controlnet(seed: int = 4) -> diffusers.ControlNetModel:
-    return randomised(
-        diffusers.ControlNetModel.from_unet(tiny.unet(), conditioning_embedding_out_channels=(8, 16)), seed
-    )
-
-
-def xl_controlnet() -> diffusers.ControlNetModel:
-    return randomised(
-        diffusers.ControlNetModel.from_unet(tiny.xl_unet(), conditioning_embedding_out_channels=(8, 16)), seed=4
-    )
-
-
-def t2i_adapter() -> diffusers.T2IAdapter:
-    torch.manual_seed(5)
-    return diffusers.T2IAdapter(channels=[16, 32], num_res_blocks=1, downscale_factor=2).eval()
-
-
-def xl_t2i_adapter() -> diffusers.T2IAdapter:
-    torch.manual_seed(5)
-    settings = {"num_res_blocks": 1, "downscale_factor": 4, "adapter_type": "full_adapter_xl"}
-    return diffusers.T2IAdapter(channels=[16, 32, 32, 32], **settings).eval()
-
-
-def ip_adapter(xl: bool = False) -> Any:
-    pipe = xl_pipeline(diffusers.StableDiffusionXLPipeline) if xl else pipeline(diffusers.StableDiffusionPipeline)
-    text_width = pipe.unet.config.cross_attention_dim
-    generator = torch.Generator().manual_seed(6)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) / 4
-
-    layers = [name for name in pipe.unet.attn_processors if ".attn2." in name]
-    attention = {}
-    for i, name in enumerate(layers):
-        width = pipe.unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
-        attention |= {f"{2 * i + 1}.to_{part}_ip.weight": random(*width) for part in "kv"}
-    projection = {"proj.weight": random(4 * text_width, 32), "proj.bias": random(4 * text_width)}
-    projection |= {"norm.weight": torch.ones(text_width), "norm.bias": torch.zeros(text_width)}
-    pipe.load_ip_adapter(
-        {"image_proj": projection, "ip_adapter": attention}, subfolder="", weight_name="", image_encoder_folder=None
-    )
-    return pipe
-
-
-def lora_weights(unet: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Random weights of rank 2 for every projection of every attention layer."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, module in unet.named_modules():
-        if name.endswith((".to_q", ".to_k", ".to_v", ".to_out.0")):
-            rows, columns = module.weight.shape
-            weights[f"unet.{name}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / 4
-            weights[f"unet.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) / 4
-    return weights
-
-
-def lora(names: tuple[str, ...] = ("one",), fuse: bool = False, xl: bool = False) -> Any:
-    pipe = xl_pipeline(diffusers.StableDiffusionXLPipeline) if xl else pipeline(diffusers.StableDiffusionPipeline)
-    plain = tiny.xl_unet() if xl else tiny.unet()
-    for seed, name in enumerate(names):
-        pipe.load_lora_weights(lora_weights(plain, seed), adapter_name=name)
-    pipe.set_adapters(list(names), [0.7] * len(names))
-    if fuse:
-        pipe.fuse_lora()
-        pipe.unload_lora_weights()
-    return pipe
-
-
-def textual_inversion() -> Any:
-    parts = {"text_encoder": tiny.text_encoder(), "tokenizer": tiny.tokenizer.__wrapped__()}
-    pipe = pipeline(diffusers.StableDiffusionPipeline, **parts)
-    pipe.load_textual_inversion(torch.randn(2, 32, generator=torch.Generator().manual_seed(7)), token="<toy>")
-    return pipe
-
-
-def helped(helper: Callable[[Any], Any]) -> Callable[[], Any]:
-    """The text-to-image pipeline with one of diffusers' helpers switched on."""
-
-    def build() -> Any:
-        pipe = pipeline(diffusers.StableDiffusionPipeline, vae=tiny.vae(), text_encoder=tiny.text_encoder())
-        helper(pipe)
-        return pipe
-
-    return build
-
-
-def group_offload(pipe: Any, **settings: Any) -> None:
-    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), **settings)
-
-
-def text_to_image(cls: type = diffusers.StableDiffusionPipeline, unet: dict | None = None, **components: Any):
-    return functools.partial(pipeline, cls, unet, **components)
-
-
-def scheduled(cls: type, **settings: Any) -> Callable[[], Any]:
-    return lambda: pipeline(diffusers.StableDiffusionPipeline, scheduler=tiny.scheduler(cls, **settings))
 
 
 IMAGE = {"image": picture(), "strength": 0.8}
@@ -419,127 +285,3 @@ HELPERS = [
     Case("unet.to(memory_format=channels_last)", helped(lambda p: p.unet.to(memory_format=torch.channels_last))),
     Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
 ]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A row of what cannot be controlled: how it is made, and what the error says of the reason and of the remedy."""
-
-    name: str
-    build: Callable[[], Any]
-    reason: str
-    remedy: str = "Use a text-to-image, .* as StableDiffusionPipeline"
-    note: str = ""
-    change: Callable[[Any], Any] | None = None
-
-
-def flux() -> Any:
-    transformer = diffusers.FluxTransformer2DModel(
-        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
-    )  # fmt: skip
-    return diffusers.FluxPipeline(
-        scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
-        transformer=transformer,
-    )  # fmt: skip
-
-
-def stable_diffusion_3() -> Any:
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=16, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
-        caption_projection_dim=16, pooled_projection_dim=32, in_channels=4, out_channels=4,
-    )  # fmt: skip
-    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
-    return diffusers.StableDiffusion3Pipeline(transformer=transformer, scheduler=None, **dict.fromkeys(names))
-
-
-def upscaler() -> Any:
-    return diffusers.StableDiffusionUpscalePipeline(
-        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
-        unet=tiny.unet(7, num_class_embeds=1000), low_res_scheduler=tiny.scheduler(), scheduler=tiny.scheduler(),
-    )  # fmt: skip
-
-
-def kandinsky() -> Any:
-    return diffusers.KandinskyV22Pipeline(unet=tiny.unet(), scheduler=tiny.scheduler(), movq=tiny.vae())
-
-
-def animated() -> Any:
-    adapter = diffusers.MotionAdapter(block_out_channels=(16, 32), motion_norm_num_groups=8, motion_layers_per_block=1)
-    parts = {name: tiny.components()[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
-    return diffusers.AnimateDiffPipeline(motion_adapter=adapter, **parts)
-
-
-def with_another_tokenizer() -> Any:
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"cat": 0, "?": 1}, unk_token="?"))
-    return tiny.stable_diffusion(tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=words))
-
-
-def compiled(name: str, change: Callable[[Any], Any], note: str = "") -> Refusal:
-    """A UNet that is compiled, before control or under it."""
-
-    def build() -> Any:
-        pipe = tiny.stable_diffusion()
-        change(pipe)
-        return pipe
-
-    return Refusal(name, build, r"compiled by torch\.compile", "_orig_mod", note, change)
-
-
-def replace_by_compiled(pipe: Any) -> None:
-    pipe.unet = torch.compile(pipe.unet)
-
-
-REFUSED = [
-    compiled(
-        "pipe.unet = torch.compile(pipe.unet)",
-        replace_by_compiled,
-        "attach to the pipeline with the module it was made of, `pipe.unet._orig_mod`; other parts may stay compiled",
-    ),
-    compiled("pipe.unet.compile()", lambda pipe: pipe.unet.compile(), "load the pipeline afresh"),
-    compiled("pipe.unet.compile_repeated_blocks()", lambda pipe: pipe.unet.compile_repeated_blocks(), "likewise"),
-    Refusal("FluxPipeline", flux, "FluxPipeline cannot be controlled: it has no UNet"),
-    Refusal(
-        "StableDiffusion3Pipeline",
-        stable_diffusion_3,
-        "StableDiffusion3Pipeline cannot be controlled: it has no UNet",
-    ),
-    Refusal(
-        "AnimateDiffPipeline",
-        animated,
-        "AnimateDiffPipeline cannot be controlled: it has UNetMotionModel",
-        note="its UNet makes the frames of a video together",
-    ),
-    Refusal(
-        "StableDiffusionUpscalePipeline",
-        upscaler,
-        "StableDiffusionUpscalePipeline cannot be controlled: it has no property",
-    ),
-    Refusal("KandinskyV22Pipeline", kandinsky, "KandinskyV22Pipeline cannot be controlled: it reads no text"),
-    Refusal("a tokenizer that is not CLIP's", with_another_tokenizer, "its TokenizersBackend is not CLIP's"),
-]
-
-GROUPS = {
-    "Pipelines": PIPELINES + XL_PIPELINES,
-    "Adapters": ADDITIONS,
-    "Schedulers": SCHEDULERS,
-    "Helpers": HELPERS,
-    "Refused, with an error that says what to use": REFUSED,
-}
-
-
-def support_matrix() -> str:
-    """The table of the README."""
-    rows = ["| works with | |", "| --- | --- |"]
-    for group, cases in GROUPS.items():
-        rows.append(f"| **{group}** | |")
-        rows += [f"| {_code(case.name)} | {case.note} |" for case in cases]
-    return "\n".join(rows)
-
-
-def _code(name: str) -> str:
-    return name if name.startswith(("IP-", "LoRA", "Textual", "a ")) else f"`{name}`"
-
-
-if __name__ == "__main__":
-    print(support_matrix())

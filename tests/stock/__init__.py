@@ -1,0 +1,30 @@
+"""The table of stock pipelines, schedulers and helpers of diffusers that `attach` is tested with, on tiny weights.
+
+The support matrix in the README is made of this table: `python -m tests.stock` prints it.
+"""
+
+from __future__ import annotations
+
+from tests.stock.refused import REFUSED
+from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, SCHEDULERS, XL_PIPELINES
+
+GROUPS = {
+    "Pipelines": PIPELINES + XL_PIPELINES,
+    "Adapters": ADDITIONS,
+    "Schedulers": SCHEDULERS,
+    "Helpers": HELPERS,
+    "Refused, with an error that says what to use": REFUSED,
+}
+
+
+def support_matrix() -> str:
+    """The table of the README."""
+    rows = ["| works with | |", "| --- | --- |"]
+    for group, cases in GROUPS.items():
+        rows.append(f"| **{group}** | |")
+        rows += [f"| {_code(case.name)} | {case.note} |" for case in cases]
+    return "\n".join(rows)
+
+
+def _code(name: str) -> str:
+    return name if name.startswith(("IP-", "LoRA", "Textual", "a ")) else f"`{name}`"

@@ -1,0 +1,3 @@
+from tests.stock import support_matrix
+
+print(support_matrix())

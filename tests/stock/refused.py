@@ -1,0 +1,113 @@
+"""What cannot be controlled, and is refused with an error that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import tokenizers
+import torch
+import transformers
+
+from tests import tiny
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row of what cannot be controlled: how it is made, and what the error says of the reason and of the remedy."""
+
+    name: str
+    build: Callable[[], Any]
+    reason: str
+    remedy: str = "Use a text-to-image, .* as StableDiffusionPipeline"
+    note: str = ""
+    change: Callable[[Any], Any] | None = None
+
+
+def flux() -> Any:
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return diffusers.FluxPipeline(
+        scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
+        transformer=transformer,
+    )  # fmt: skip
+
+
+def stable_diffusion_3() -> Any:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=16, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
+        caption_projection_dim=16, pooled_projection_dim=32, in_channels=4, out_channels=4,
+    )  # fmt: skip
+    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+    return diffusers.StableDiffusion3Pipeline(transformer=transformer, scheduler=None, **dict.fromkeys(names))
+
+
+def upscaler() -> Any:
+    return diffusers.StableDiffusionUpscalePipeline(
+        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
+        unet=tiny.unet(7, num_class_embeds=1000), low_res_scheduler=tiny.scheduler(), scheduler=tiny.scheduler(),
+    )  # fmt: skip
+
+
+def kandinsky() -> Any:
+    return diffusers.KandinskyV22Pipeline(unet=tiny.unet(), scheduler=tiny.scheduler(), movq=tiny.vae())
+
+
+def animated() -> Any:
+    adapter = diffusers.MotionAdapter(block_out_channels=(16, 32), motion_norm_num_groups=8, motion_layers_per_block=1)
+    parts = {name: tiny.components()[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    return diffusers.AnimateDiffPipeline(motion_adapter=adapter, **parts)
+
+
+def with_another_tokenizer() -> Any:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"cat": 0, "?": 1}, unk_token="?"))
+    return tiny.stable_diffusion(tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def compiled(name: str, change: Callable[[Any], Any], note: str = "") -> Refusal:
+    """A UNet that is compiled, before control or under it."""
+
+    def build() -> Any:
+        pipe = tiny.stable_diffusion()
+        change(pipe)
+        return pipe
+
+    return Refusal(name, build, r"compiled by torch\.compile", "_orig_mod", note, change)
+
+
+def replace_by_compiled(pipe: Any) -> None:
+    pipe.unet = torch.compile(pipe.unet)
+
+
+REFUSED = [
+    compiled(
+        "pipe.unet = torch.compile(pipe.unet)",
+        replace_by_compiled,
+        "attach to the pipeline with the module it was made of, `pipe.unet._orig_mod`; other parts may stay compiled",
+    ),
+    compiled("pipe.unet.compile()", lambda pipe: pipe.unet.compile(), "load the pipeline afresh"),
+    compiled("pipe.unet.compile_repeated_blocks()", lambda pipe: pipe.unet.compile_repeated_blocks(), "likewise"),
+    Refusal("FluxPipeline", flux, "FluxPipeline cannot be controlled: it has no UNet"),
+    Refusal(
+        "StableDiffusion3Pipeline",
+        stable_diffusion_3,
+        "StableDiffusion3Pipeline cannot be controlled: it has no UNet",
+    ),
+    Refusal(
+        "AnimateDiffPipeline",
+        animated,
+        "AnimateDiffPipeline cannot be controlled: it has UNetMotionModel",
+        note="its UNet makes the frames of a video together",
+    ),
+    Refusal(
+        "StableDiffusionUpscalePipeline",
+        upscaler,
+        "StableDiffusionUpscalePipeline cannot be controlled: it has no property",
+    ),
+    Refusal("KandinskyV22Pipeline", kandinsky, "KandinskyV22Pipeline cannot be controlled: it reads no text"),
+    Refusal("a tokenizer that is not CLIP's", with_another_tokenizer, "its TokenizersBackend is not CLIP's"),
+]
