@@ -105,7 +105,7 @@ def test_half_precision(dtype):
 def test_the_controlled_form_of_a_pipeline_keeps_its_dtype():
     stock = tiny.stable_diffusion().to(dtype=torch.bfloat16)
     assert AttentionControlPipeline.from_pipe(stock).unet.dtype == stock.unet.dtype == torch.bfloat16
-    assert AttentionControlPipeline.from_pipe(stock, torch_dtype=torch.float16).unet.dtype == torch.float16
+    assert AttentionControlPipeline.from_pipe(stock, dtype=torch.float16).unet.dtype == torch.float16
 
 
 def test_inference_mode_around_the_call(generate):

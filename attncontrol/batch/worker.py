@@ -61,7 +61,7 @@ class WorkerSettings:
     def load(self) -> Worker:
         """A worker with the pipeline in memory. Raises ValueError if it cannot be loaded."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        pipe = AttentionControlPipeline.from_pretrained(self.model, torch_dtype=DTYPES[self.dtype]).to(device)
+        pipe = AttentionControlPipeline.from_pretrained(self.model, dtype=DTYPES[self.dtype]).to(device)
         return Worker(pipe, self.model, self.memory, self.maps)
 
 

@@ -29,7 +29,7 @@ def load_pipeline(model: str, device: str, dtype: str) -> Any:
     with option("--device"):
         check_device(device)
     with option("--model"), console.status(f"loading {model}"):
-        pipe = AttentionControlPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype))
+        pipe = AttentionControlPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

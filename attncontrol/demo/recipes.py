@@ -26,7 +26,7 @@ def as_python(recipe: Recipe) -> str:
         "subjects": subject_groups(recipe) if recipe.control else None,
         "layout": recipe.layout if recipe.control else None,
     }
-    dtype = "" if recipe.dtype == "float32" else f", torch_dtype=torch.{recipe.dtype}"
+    dtype = "" if recipe.dtype == "float32" else f", dtype=torch.{recipe.dtype}"
     lines = [f"    {name}={value!r}," for name, value in arguments.items() if value is not None]
     return "\n".join(
         [

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.layout import Layout, bounding_box, cell_box, cell_mask, cell_masks
@@ -48,7 +48,6 @@ def test_truncated_boxes_beyond_the_image_act_as_slices():
     assert cell_mask((-0.2, 0.0, 0.5, 1.0), (4, 4), **published).sum() == 8
 
 
-@settings(deadline=None)
 @given(boxes, sizes, st.sampled_from(["nearest", "truncate"]))
 def test_boxes_cover_their_cells(box, size, edges):
     x0, y0, x1, y1 = cell_box(box, size, edges=edges)
@@ -58,7 +57,6 @@ def test_boxes_cover_their_cells(box, size, edges):
         assert abs(low - first * cells) <= 1 and abs(high - last * cells) <= 1
 
 
-@settings(deadline=None)
 @given(sizes, sizes, st.integers(0, 2**31))
 def test_masks_cover_at_least_the_fullest_cell(mask_size, size, seed):
     mask = torch.rand(mask_size, generator=torch.Generator().manual_seed(seed)) < 0.3

@@ -184,7 +184,7 @@ def subject_maps(attention):
     return AttendAndExcite().subject_maps(attention, context(GROUPS, 12))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(attentions, st.permutations(range(3)))
 def test_bounds_order_and_gradient(attention, order):
     maps = subject_maps(attention)
@@ -196,7 +196,7 @@ def test_bounds_order_and_gradient(attention, order):
     assert not grad[..., [0, -1]].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(attentions)
 def test_only_the_worst_subject_is_pulled(attention):
     maps = subject_maps(attention).detach().requires_grad_()

@@ -3,7 +3,7 @@ import math
 import textwrap
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.losses import AStar, AttendAndExcite, Conform, Ebama, MethodSum, SynGen, create_method, method_classes
@@ -39,13 +39,11 @@ def test_window(start, stop, count, expected):
     assert window(SynGen(start=start, stop=stop), count) == list(expected)
 
 
-@settings(deadline=None)
 @given(COUNTS, st.integers(0, 200))
 def test_a_fraction_of_the_iterations_is_that_many_iterations(count, steps):
     assert len(window(SynGen(stop=min(steps / count, 1)), count)) == min(steps, count)
 
 
-@settings(deadline=None)
 @given(COUNTS, st.floats(0, 1))
 def test_two_windows_that_meet_cover_every_iteration_once(count, border):
     first, second = window(SynGen(stop=border), count), window(SynGen(start=border, stop=1), count)
@@ -99,7 +97,6 @@ def test_schedule_keys_are_fractions_below_one_and_iterations_from_one_on(positi
     assert at_iteration(position, count) == expected
 
 
-@settings(deadline=None)
 @given(COUNTS)
 def test_decayed_step_size(count):
     method = AttendAndExcite(step_size=7)

@@ -64,7 +64,7 @@ def test_published_terms(case):
         assert [-repulsion.item()] * len(pairs) == pytest.approx([p["negative"] for p in pairs], rel=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(attentions, st.permutations(range(2)), st.sampled_from(list(DISTANCES)))
 def test_order_of_groups_and_attributes_does_not_matter(attention, order, distance):
     groups = [[*reversed(GROUPS[i][:-1]), GROUPS[i][-1]] for i in order]
@@ -72,7 +72,7 @@ def test_order_of_groups_and_attributes_does_not_matter(attention, order, distan
     torch.testing.assert_close(ebama_binding_loss(attention, groups, 12, distance), expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(attentions, st.sampled_from(["cosine", "tv"]))
 def test_binding_is_bounded_and_scale_invariant(attention, distance):
     positive, negative = ebama_binding_loss(attention, GROUPS, 12, distance)
@@ -83,7 +83,7 @@ def test_binding_is_bounded_and_scale_invariant(attention, distance):
     torch.testing.assert_close(scaled, (positive, negative), rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(attentions, st.sampled_from(list(DISTANCES)))
 def test_gradient_is_finite_and_start_of_text_is_left_alone(attention, distance):
     loss = Ebama(distance=distance).evaluate(one_layer(attention), context([[2, (3, 4), 5], [(7, 8)]], 12)).loss

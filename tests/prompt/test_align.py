@@ -123,7 +123,7 @@ def test_expansion_equals_diffusers():
         )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=40))
 def test_every_visible_character_belongs_to_a_token(prompt):
     tokenized = tokenize(golden_tokenizer(), prompt)
@@ -132,7 +132,7 @@ def test_every_visible_character_belongs_to_a_token(prompt):
     assert ascii_visible <= covered
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["a", "red", "Cat", "café", "axolotl", "t-shirt", ",", "\U0001f431", "  "]), max_size=12)
 )

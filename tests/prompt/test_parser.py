@@ -67,7 +67,7 @@ def test_long_prompt():
     assert sum(e.word.text == "cat" for e in parsed(prompt)) == 40
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=60))
 def test_any_string(prompt):
     entities = parsed(prompt)
@@ -79,7 +79,7 @@ def test_any_string(prompt):
     assert list(entities) == sorted(entities, key=lambda e: e.word.span)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(WORDS), max_size=15).map(" ".join))
 def test_spaces_and_case_change_nothing(prompt):
     expected = spans(prompt)

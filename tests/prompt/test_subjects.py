@@ -106,7 +106,7 @@ SUBJECT = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(SUBJECT, max_size=4), st.sampled_from([PROMPT, "", "🐱", None]))
 def test_whatever_is_given_resolves_or_raises_value_error(subjects, prompt):
     with contextlib.suppress(ValueError):
