@@ -3,7 +3,7 @@
 Every candidate, a prompt with a method, is drawn plain and with control on the same seeds, and the oracle judges both.
 Of each kind (objects, colours, boxes) the candidates that gain most are kept, each with the first seed where plain
 sampling fails and control succeeds; kinds without such a seed are left out. A candidate with boxes succeeds where
-every object is also seen inside its box.
+every object also has its centre in its box, as in `apps.benchmark_faithfulness`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from apps.faithfulness.report import centre_inside
 from attncontrol.cli.drawing import load_pipeline
 from attncontrol.control import resolve_control
 from attncontrol.demo.examples import FILE
@@ -32,7 +33,6 @@ PROMPTS = {
     "colours": ("a red crown and a blue bow", "a green backpack and a yellow bowl", "a blue car and a red balloon"),
     "boxes": ("a cat to the left of a frog", "a crown above a lion", "a dog below a balloon"),
 }
-INSIDE = 0.7  # of the area of a detection, for an object to be in its box
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,15 @@ class Measured:
 
 
 def success(drawn: Drawn, boxes: dict[str, Any] | None) -> bool:
-    """Whether every object is there in its colour and, with boxes, inside its own."""
+    """Whether every object is there in its colour and, with boxes, has its centre in its own."""
     found = detect(drawn.image)[0]
     if not verdict(drawn.recipe.prompt, found).all_right:
         return False
     for name, _ in expected_from_prompt(drawn.recipe.prompt) if boxes else ():
         seen = [d.box for d in found if d.object == name]
-        if not any(_share_inside(box, boxes[name]) >= INSIDE for box in seen):
+        if not any(centre_inside(box, boxes[name]) for box in seen):
             return False
     return True
-
-
-def _share_inside(box: Sequence[float], frame: Sequence[float]) -> float:
-    """Of a box's area, the share inside a frame."""
-    corners = (max(box[0], frame[0]), max(box[1], frame[1]), min(box[2], frame[2]), min(box[3], frame[3]))
-    if corners[0] >= corners[2] or corners[1] >= corners[3]:
-        return 0.0
-    return (corners[2] - corners[0]) * (corners[3] - corners[1]) / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:

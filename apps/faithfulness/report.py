@@ -42,7 +42,7 @@ def colours(result: Result) -> list[bool]:
 
 def placed(result: Result) -> bool:
     """Every named object has its centre in its box."""
-    return all(any(_centre_inside(d.box, box) for d in found) for found, box in _candidates(result))
+    return all(any(centre_inside(d.box, box) for d in found) for found, box in _candidates(result))
 
 
 def overlap_with_boxes(result: Result) -> float:
@@ -57,7 +57,8 @@ def _candidates(result: Result) -> list[tuple[list[Detection], Sequence[float]]]
     return [([d for d in result.detections if d.object == n], box) for n, box in zip(names, boxes, strict=True)]
 
 
-def _centre_inside(box: Sequence[float], frame: Sequence[float]) -> bool:
+def centre_inside(box: Sequence[float], frame: Sequence[float]) -> bool:
+    """Whether the centre of an xyxy box lies in another one."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return frame[0] <= x <= frame[2] and frame[1] <= y <= frame[3]
 
