@@ -31,7 +31,8 @@ from .prompts import Prompt, one_object, pairs
 
 GOALS: dict[str, Callable[[Result], bool]] = {"present": present, "right": faithful, "placed": placed}
 SEED = 100_000
-SPOILT = 0.03  # highest share of one-object pictures that a setting may lose
+ONE_OBJECT = 96  # pictures, enough to tell a loss of SPOILT from none
+SPOILT = 0.03  # highest share of them that a setting may lose
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="checkpoint, or 'emoji'")
     parser.add_argument("candidates", type=Path, help="JSON file")
-    parser.add_argument("--count", type=int, default=16, help="prompts of each kind")
+    parser.add_argument("--count", type=int, default=16, help="prompts of each kind of pair")
     args = parser.parse_args()
     pipe = AttentionControlPipeline.from_pretrained(args.folder)
     pipe.set_progress_bar_config(disable=True)
     two_objects = trial(pipe, [prompt for kind in KINDS for prompt in pairs(kind, args.count, SEED)])
-    guard = trial(pipe, one_object(3 * args.count, SEED))
+    guard = trial(pipe, one_object(ONE_OBJECT, SEED))
     print(json.dumps({PLAIN: shares(two_objects.plain), "one object": shares(guard.plain)["right"]}), flush=True)
     for name, tried in json.loads(args.candidates.read_text()).items():
         settings = best(pipe, name, tried["goal"], tried["settings"], two_objects, guard)
