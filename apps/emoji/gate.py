@@ -1,8 +1,9 @@
 """The gate for shipping: is the model good, does it fail as wanted, and can it be steered through its words?
 
-    python -m apps.emoji.gate FOLDER --count 100 --seed 500000 --output gate.json
+    python -m apps.emoji.gate FOLDER --count 300 --seed 500000 --output gate.json
 
-Every figure is by the oracle, 30 DDIM steps. Prompts and seeds must be others than those used for tuning.
+About an hour on one CPU core. With 100 prompts of a kind the AUC was .70 where 300 made it .80. Every figure is by the
+oracle, 30 DDIM steps. Prompts and seeds must be others than those used for tuning.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def passed(figures: dict[str, Any]) -> dict[str, bool]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="checkpoint, or 'emoji'")
-    parser.add_argument("--count", type=int, default=100, help="prompts of each kind")
+    parser.add_argument("--count", type=int, default=300, help="prompts of each kind")
     parser.add_argument("--seed", type=int, default=500_000)
     parser.add_argument("--method", default="attend-and-excite")
     parser.add_argument("--pictures", type=Path, help="folder for the plain pictures and the oracle's labels")
