@@ -200,7 +200,7 @@ def test_weight_variant_and_window_are_the_same_from_everywhere(name):
 
 
 def test_presets_are_sums_that_a_checkpoint_may_replace():
-    parts = [(1.0, create_method(part["method"])) for part in PRESETS["auto"]]
+    parts = [(part.get("weight", 1.0), create_method(part["method"])) for part in PRESETS["auto"]]
     assert len(parts) > 1 and resolve_control("auto") == MethodSum(tuple(parts))
     tuned = {
         "auto": [{"method": "syngen", "weight": 2.0, "step_size": 4.0}, {"method": "conform"}],
