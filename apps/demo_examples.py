@@ -31,7 +31,7 @@ MODEL, STEPS = "emoji", 30
 PROMPTS = {
     "objects": ("a cat and a frog", "a bird and a suitcase", "a lion and a clock", "a dog and a bench"),
     "colours": ("a red crown and a blue bow", "a green backpack and a yellow bowl", "a blue car and a red balloon"),
-    "boxes": ("a cat and a frog", "a dog and a balloon", "a bear and a red car"),  # the model has no words for relations
+    "boxes": ("a cat and a frog", "a dog and a balloon", "a bear and a red car"),  # it has no words for relations
 }
 
 
