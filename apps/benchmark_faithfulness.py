@@ -34,10 +34,9 @@ from apps.faithfulness.prompts import GUARD, KINDS, layout_for, read_list, sampl
 from apps.faithfulness.report import Case, draws_at_equal_seconds, extra_case, phrases
 from apps.faithfulness.results import PLAIN, Result, ResultFile, check_settings
 from attncontrol import AttentionControlPipeline, MethodSum, method_classes
-from attncontrol.control import resolve_control
 from attncontrol.evaluation import oracle
-from attncontrol.files import write_text
-from attncontrol.losses.combining import control_name, control_to_json
+from attncontrol.images.files import write_text
+from attncontrol.losses.combining import control_name, control_to_json, resolve_control
 from attncontrol.models import default_guidance_scale
 
 

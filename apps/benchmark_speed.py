@@ -40,7 +40,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attncontrol import AttendAndExcite, AttentionControlPipeline, create_method, method_classes
-from attncontrol.cost import method_cost, weightless_family
+from attncontrol.guidance.cost import method_cost, weightless_family
 
 RUNS = {
     "1.5": ("plain", "peer", "ours", "ours, low memory"),

@@ -20,8 +20,8 @@ import torch
 
 from attncontrol.batch import Job, Worker, WorkerSettings
 from attncontrol.batch.rows import resolved_control
-from attncontrol.files import write_text
-from attncontrol.imagefile import package_versions
+from attncontrol.images.files import write_text
+from attncontrol.images.recipe import package_versions
 
 PROMPTS = Path(__file__).parents[1] / "prompts" / "animals_objects.txt"
 

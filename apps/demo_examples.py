@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from apps.faithfulness.report import centre_inside
-from attncontrol.cli.drawing import load_pipeline
-from attncontrol.control import resolve_control
+from attncontrol.cli.loading import load_pipeline
 from attncontrol.demo.examples import FILE
-from attncontrol.drawing import Drawn, Request, draw
 from attncontrol.evaluation.oracle import detect, expected_from_prompt, verdict
-from attncontrol.files import write_text
-from attncontrol.imagefile import package_versions
+from attncontrol.images.drawing import Drawn, Request, draw
+from attncontrol.images.files import write_text
+from attncontrol.images.recipe import package_versions
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
+from attncontrol.losses.combining import resolve_control
 from attncontrol.models import default_guidance_scale
 from attncontrol.prompt import structure_of
 

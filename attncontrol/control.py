@@ -4,62 +4,22 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from attncontrol.cost import Memory
-from attncontrol.engine import Engine, Subject
 from attncontrol.families import UNetFamily, family_of
+from attncontrol.guidance.cost import Memory
+from attncontrol.guidance.engine import Engine, Subject
+from attncontrol.guidance.record import ControlRecord
+from attncontrol.guidance.schedulers import input_scale, keep_given_sample, starting_calls
 from attncontrol.layout import place, read_layout
-from attncontrol.losses.base import Context, Method, MethodSum
-from attncontrol.losses.combining import parse_terms, with_settings
-from attncontrol.losses.presets import PRESETS
-from attncontrol.losses.registry import create_method
+from attncontrol.losses.base import Context, MethodSum
+from attncontrol.losses.combining import Control, resolve_control
 from attncontrol.prompt import resolve_subjects, structure_of
 from attncontrol.prompt.align import check_second_tokenizer
-from attncontrol.record import ControlRecord
-from attncontrol.schedulers import input_scale, keep_given_sample, starting_calls
-
-Control = str | Method | MethodSum | Mapping[str, Any] | Sequence[Any] | None
-
-
-def resolve_control(control: Control, tuned: Mapping[str, Any] | None = None) -> MethodSum:
-    """Turns what a user may pass as `control` into methods with weights.
-
-    control: names of methods or presets ("syngen", "conform + 0.5*syngen", "auto"), a method, a sum of methods, a
-    mapping {"method": name, "weight": 1.0, settings...} with settings as JSON has them (`control_to_json` makes it),
-    or a sequence of these, which are added up; None is an empty sum. `tuned` maps method names to settings that
-    replace the published defaults where a method is given by name, and presets to their parts. Raises ValueError
-    for an unknown method or setting and TypeError for anything else.
-    """
-    if control is None:
-        return MethodSum()
-    if isinstance(control, MethodSum):
-        return control
-    if isinstance(control, Method):
-        return 1.0 * control
-    if isinstance(control, str):
-        return sum((weight * _by_name(name, {}, tuned or {}) for weight, name in parse_terms(control)), MethodSum())
-    if isinstance(control, Mapping):
-        settings = dict(control)
-        name = settings.pop("method", None)
-        if not isinstance(name, str):
-            raise ValueError(f"a control given as a mapping needs 'method', the name of one; got {dict(control)!r}")
-        weight = settings.pop("weight", 1.0)
-        return weight * _by_name(name, settings, tuned or {})
-    if isinstance(control, Sequence):
-        return sum((resolve_control(part, tuned) for part in control), MethodSum())
-    raise TypeError(f"control must be a method's name, a method or a sum of methods, not {type(control).__name__}")
-
-
-def _by_name(name: str, settings: Mapping[str, Any], tuned: Mapping[str, Any]) -> MethodSum:
-    """A method or the parts of a preset, in the tuned settings but for the given ones."""
-    if name in PRESETS:
-        return with_settings(resolve_control(tuned.get(name, PRESETS[name]), tuned), settings)
-    return 1.0 * create_method(name, **{**tuned.get(name, {}), **settings})
 
 
 def attach(
@@ -81,7 +41,7 @@ def attach(
     absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. parser: a spaCy
     pipeline or its name. record_maps: keep each subject's map of every step (one more denoiser pass per step).
     memory: "low" recomputes activations in the backward pass instead of keeping them, "fast" keeps them, "auto" does
-    so if what `attncontrol.cost` counts fits into nine tenths of the device's free memory.
+    so if what `attncontrol.guidance.cost` counts fits into nine tenths of the device's free memory.
 
     Raises ValueError if the pipeline, a method, a subject or a layout cannot be used.
 

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from attncontrol import AttendAndExcite, AttentionControlPipeline, method_classes
 from attncontrol.cli import app, options
-from attncontrol.imagefile import Recipe, read_recipe
+from attncontrol.images.recipe import Recipe, read_recipe
+from attncontrol.images.visualize import enlarge
 from attncontrol.losses.presets import PRESETS
-from attncontrol.visualize import enlarge
 from tests import tiny
 
 PROMPT = "a cat and a red frog"

@@ -12,9 +12,8 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from attncontrol import AttendAndExcite, AttentionRefocusing, attach, create_method, method_classes
 from attncontrol.cli.options import read_assignment
-from attncontrol.control import resolve_control
 from attncontrol.losses import MethodSum
-from attncontrol.losses.combining import control_to_json, with_settings
+from attncontrol.losses.combining import control_to_json, resolve_control, with_settings
 from attncontrol.losses.presets import PRESETS
 from tests import tiny
 from tests.stock import REFUSED

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from attncontrol import AttentionControlPipeline, create_method, method_classes
-from attncontrol.capture import attention_probabilities
+from attncontrol.attention.capture import attention_probabilities
 from attncontrol.losses.base import Method
 from tests import tiny
 
@@ -206,7 +206,7 @@ def test_nan_in_the_maps_leaves_the_plain_image(first_family, name, monkeypatch)
     def spoilt(*args):
         return attention_probabilities(*args) * float("nan")
 
-    monkeypatch.setattr("attncontrol.capture.attention_probabilities", spoilt)
+    monkeypatch.setattr("attncontrol.attention.capture.attention_probabilities", spoilt)
     plain = run(first_family, num_inference_steps=1).images
     with pytest.warns(RuntimeWarning, match="not finite at step 0 of 1"):
         output = run(first_family, control=quick(name), layout=layout_for(name), num_inference_steps=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from attncontrol import AttentionControlPipeline
-from attncontrol.visualize import labelled_grid
+from attncontrol.images.visualize import labelled_grid
 
 from .captions import phrase
 from .judge import generate, rates

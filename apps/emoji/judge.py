@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attncontrol.control import resolve_control
 from attncontrol.evaluation.oracle import Verdict, detect, verdict
 from attncontrol.families.unet import UNetFamily
+from attncontrol.losses.combining import resolve_control
 
 from .grounding import RecordingAttention
 from .prompts import Prompt

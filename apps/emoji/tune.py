@@ -21,8 +21,8 @@ from apps.benchmark_faithfulness import Sampling, draw
 from apps.faithfulness.report import faithful, placed, present
 from apps.faithfulness.results import PLAIN, Result
 from attncontrol import AttentionControlPipeline, MethodSum
-from attncontrol.control import resolve_control
 from attncontrol.evaluation.statistics import PairedComparison, compare_paired
+from attncontrol.losses.combining import resolve_control
 from attncontrol.models import resolve, tuned_settings
 
 from .captions import KINDS

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from apps.emoji.prompts import one_object, pairs
-from attncontrol.files import write_text
+from attncontrol.images.files import write_text
 
 FOLDER = Path(__file__).parents[2] / "prompts"
 KINDS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attncontrol.evaluation.oracle import Detection
-from attncontrol.files import write_text
+from attncontrol.images.files import write_text
 
 PLAIN = "plain"
 RESULTS, SETTINGS = "results.jsonl", "settings.json"

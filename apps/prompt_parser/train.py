@@ -28,7 +28,7 @@ from thinc.api import Adam
 
 from apps.prompt_parser.grammar import Grammar
 from apps.prompt_parser.trees import Sample
-from attncontrol.prompt.pipeline import NAME, keep_hyphens, set_word_classes
+from attncontrol.prompt.spacy_components import NAME, keep_hyphens, set_word_classes
 
 TOK2VEC = {
     "@architectures": "spacy.Tok2Vec.v2",

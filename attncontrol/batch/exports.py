@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from attncontrol.batch.folder import OutputFolder
-from attncontrol.files import atomic_file, write_text
-from attncontrol.imagefile import Recipe, save_image
-from attncontrol.visualize import labelled_grid
+from attncontrol.images.files import atomic_file, write_text
+from attncontrol.images.recipe import Recipe, save_image
+from attncontrol.images.visualize import labelled_grid
 
 SHEET_ROWS = 8
 SHEET_COLUMNS = 8

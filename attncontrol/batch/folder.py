@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from attncontrol.batch.jobs import Job
 from attncontrol.batch.worker import Made
-from attncontrol.files import atomic_file, make_folder, sha256, write_text
-from attncontrol.imagefile import save_image
+from attncontrol.images.files import atomic_file, make_folder, sha256, write_text
+from attncontrol.images.recipe import save_image
 
 TEMPORARY = ".*.tmp"
 FAILURES = "failures.jsonl"

@@ -13,10 +13,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from attncontrol.batch.formats import ROW_KEYS, Problem, Record
-from attncontrol.batch.formats.record import short
-from attncontrol.control import resolve_control
+from attncontrol.batch.formats.raw_row import short
 from attncontrol.layout import read_layout
-from attncontrol.losses.combining import control_to_json
+from attncontrol.losses.combining import control_to_json, resolve_control
 from attncontrol.losses.registry import method_classes, nearest
 from attncontrol.prompt.subjects import find_words
 

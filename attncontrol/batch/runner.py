@@ -13,8 +13,8 @@ from attncontrol.batch.groups import batches
 from attncontrol.batch.jobs import Job
 from attncontrol.batch.plan import Plan
 from attncontrol.batch.worker import Outcome
-from attncontrol.files import sha256
-from attncontrol.imagefile import package_versions
+from attncontrol.images.files import sha256
+from attncontrol.images.recipe import package_versions
 
 Execute = Callable[[Iterable[list[Job]]], Iterator[Outcome]]
 FAILURES_SHOWN = 20

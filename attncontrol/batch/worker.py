@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from attncontrol.batch.jobs import Job
-from attncontrol.control import resolve_control
-from attncontrol.imagefile import Recipe, package_versions, recipe_of
+from attncontrol.guidance.record import ImageRecord
+from attncontrol.images.recipe import Recipe, package_versions, recipe_of
+from attncontrol.images.visualize import labelled_grid, overlay, subject_maps
+from attncontrol.losses.combining import resolve_control
 from attncontrol.pipelines import AttentionControlPipeline
 from attncontrol.prompt import parse_prompt
-from attncontrol.record import ImageRecord
-from attncontrol.visualize import labelled_grid, overlay, subject_maps
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

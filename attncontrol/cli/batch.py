@@ -84,7 +84,7 @@ def batch(
     part_of = _read_shard(shard)
 
     from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
-    from attncontrol.cli.drawing import console
+    from attncontrol.cli.loading import console
     from attncontrol.losses.combining import control_to_json
     from attncontrol.models import resolve, tuned_settings
 
@@ -156,8 +156,8 @@ def _engine(worker: WorkerSettings, engine: str, workers: int | None, address: s
     import transformers
 
     from attncontrol.batch.runner import one_by_one
-    from attncontrol.cli.drawing import check_device
     from attncontrol.cli.errors import option
+    from attncontrol.cli.loading import check_device
 
     for package in (diffusers, transformers):
         package.utils.logging.disable_progress_bar()
@@ -168,7 +168,7 @@ def _engine(worker: WorkerSettings, engine: str, workers: int | None, address: s
         with option("--model"):
             maker = worker.load()
         return maker.fingerprint(), one_by_one(maker), {"engine": engine}
-    from attncontrol.batch.ray_engine import ray_execute
+    from attncontrol.batch.ray_runner import ray_execute
 
     with option("--model"):
         fingerprint = dataclasses.replace(worker, device="cpu").load().fingerprint()
@@ -181,7 +181,7 @@ def _dry_run(plan: Plan, folder: OutputFolder, total: int, worker: WorkerSetting
 
     The model is not loaded: it is taken for that of the last run if its name and the versions are the same.
     """
-    from attncontrol.imagefile import package_versions
+    from attncontrol.images.recipe import package_versions
 
     last = folder.run()
     same = [last.get(key) for key in ("model", "dtype", "versions")] == [
@@ -214,7 +214,7 @@ class _progress:
 
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        from attncontrol.cli.drawing import console
+        from attncontrol.cli.loading import console
 
         self._clock, self._reported = time.monotonic, time.monotonic()
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))

@@ -51,9 +51,9 @@ def compare(
         raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
     columns = [options.read_control(name, [], model) for name in (PLAIN, *names)]
 
-    from attncontrol.cli.drawing import check_targets, load_pipeline, slug, step_progress
-    from attncontrol.drawing import Request, draw
-    from attncontrol.imagefile import save_image
+    from attncontrol.cli.loading import check_targets, load_pipeline, slug, step_progress
+    from attncontrol.images.drawing import Request, draw
+    from attncontrol.images.recipe import save_image
     from attncontrol.losses.combining import control_name
 
     path = output / f"{slug(prompt)}_compare.png"
@@ -71,7 +71,7 @@ def compare(
 
 
 def _picture(prompt: str, titles: list[str], numbers: list[int], drawn, maps: bool):
-    from attncontrol.visualize import labelled_grid
+    from attncontrol.images.visualize import labelled_grid
 
     rows, row_titles = [], []
     for number, row in zip(numbers, drawn, strict=True):
@@ -86,7 +86,7 @@ def _picture(prompt: str, titles: list[str], numbers: list[int], drawn, maps: bo
 
 def _overlays(row) -> dict[str, list]:
     """For every subject its map over each image of a row, hottest where the largest of these maps is."""
-    from attncontrol.visualize import overlay, subject_maps
+    from attncontrol.images.visualize import overlay, subject_maps
 
     maps = [subject_maps(one.record) for one in row]
     peaks = {subject: max(float(m[subject].max()) for m in maps) for subject in maps[0]}

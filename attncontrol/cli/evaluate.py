@@ -30,7 +30,7 @@ def evaluate(
     Tables are by method and prompt set, with bootstrap intervals. Scores of earlier evaluations are kept for images
     that have not changed.
     """
-    from attncontrol.cli.drawing import check_device, console
+    from attncontrol.cli.loading import check_device, console
     from attncontrol.evaluation.metrics import create_metric
     from attncontrol.evaluation.report import markdown, write_reports
     from attncontrol.evaluation.scoring import score_folder

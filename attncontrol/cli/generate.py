@@ -65,9 +65,9 @@ def generate(
         raise ValueError(f"--control: {PLAIN!r} makes no use of --subjects and --layout")
     methods = options.read_control(control, settings or [], model)
 
-    from attncontrol.cli.drawing import check_targets, load_pipeline, slug, step_progress
-    from attncontrol.drawing import Request, draw
-    from attncontrol.imagefile import save_image
+    from attncontrol.cli.loading import check_targets, load_pipeline, slug, step_progress
+    from attncontrol.images.drawing import Request, draw
+    from attncontrol.images.recipe import save_image
     from attncontrol.losses.combining import control_name
 
     first = secrets.randbelow(2**32) if seed is None else seed
@@ -105,7 +105,7 @@ def _summary(drawn) -> str:
 
 
 def _maps_picture(drawn):
-    from attncontrol.visualize import labelled_grid, overlay, subject_maps
+    from attncontrol.images.visualize import labelled_grid, overlay, subject_maps
 
     maps = subject_maps(drawn.record)
     row = [drawn.image, *(overlay(drawn.image, attention) for attention in maps.values())]

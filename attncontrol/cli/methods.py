@@ -47,8 +47,7 @@ def _overview(classes):
     from rich.table import Table
     from rich.text import Text
 
-    from attncontrol.control import resolve_control
-    from attncontrol.losses.combining import control_name
+    from attncontrol.losses.combining import control_name, resolve_control
     from attncontrol.losses.presets import PRESETS
 
     table = Table("method", "what it does", box=None, pad_edge=False)
@@ -81,8 +80,8 @@ def _costs(names, model, steps, width, height, dtype):
     from rich.console import Group
     from rich.table import Table
 
-    from attncontrol.control import resolve_control
-    from attncontrol.cost import load_weightless, method_cost
+    from attncontrol.guidance.cost import load_weightless, method_cost
+    from attncontrol.losses.combining import resolve_control
     from attncontrol.models import resolve, tuned_settings
 
     path = resolve(model)

@@ -68,8 +68,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 def read_control(name: str, assignments: Sequence[str], model: str) -> MethodSum:
     """The methods of `--control`, with the model's tuned settings and those of `--set`. "none" is an empty sum."""
-    from attncontrol.control import resolve_control
-    from attncontrol.losses.combining import with_settings
+    from attncontrol.losses.combining import resolve_control, with_settings
     from attncontrol.models import resolve, tuned_settings
 
     with option("--control"):

@@ -18,7 +18,7 @@ from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, QueueFull, Report, Studio, Waiting
 from attncontrol.demo.task import FieldError, Pair, Task, field, read_task, read_text
 from attncontrol.demo.widgets import settings_form, word_groups
-from attncontrol.drawing import draw
+from attncontrol.images.drawing import draw
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
 from attncontrol.models import default_guidance_scale

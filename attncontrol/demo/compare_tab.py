@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from attncontrol.cli.drawing import slug
+from attncontrol.cli.loading import slug
 from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.job_panel import JobPanel
@@ -19,12 +19,12 @@ from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
 from attncontrol.demo.task import FieldError, check, field, read_method, read_request, read_seed_list
 from attncontrol.demo.widgets import layout_of
-from attncontrol.drawing import Drawn, Request, draw
-from attncontrol.imagefile import save_image
+from attncontrol.images.drawing import Drawn, Request, draw
+from attncontrol.images.recipe import save_image
+from attncontrol.images.visualize import labelled_grid
 from attncontrol.losses import MethodSum, method_classes
 from attncontrol.losses.combining import control_name
 from attncontrol.models import default_guidance_scale
-from attncontrol.visualize import labelled_grid
 
 KIND = "compare"
 DRAWN = "drawn"

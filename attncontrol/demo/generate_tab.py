@@ -26,7 +26,7 @@ from attncontrol.demo.widgets import (
     widget,
     word_groups,
 )
-from attncontrol.imagefile import read_recipe
+from attncontrol.images.recipe import read_recipe
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import MethodSum, method_classes
 from attncontrol.models import default_guidance_scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from attncontrol.record import ImageRecord, StepRecord
+from attncontrol.guidance.record import ImageRecord, StepRecord
 
 WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 60, 12, 14, 36

@@ -12,10 +12,10 @@ from PIL import Image
 
 from attncontrol.demo.studio import Progress, Studio
 from attncontrol.demo.task import Pair
-from attncontrol.drawing import Drawn
 from attncontrol.evaluation import oracle
+from attncontrol.images.drawing import Drawn
+from attncontrol.images.visualize import enlarge, overlay, subject_maps
 from attncontrol.models import BUNDLED
-from attncontrol.visualize import enlarge, overlay, subject_maps
 
 MAP_SIDE = 192
 

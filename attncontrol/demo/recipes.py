@@ -7,10 +7,9 @@ import shlex
 from typing import Any
 
 from attncontrol.cli.options import PLAIN
-from attncontrol.control import resolve_control
-from attncontrol.imagefile import Recipe
+from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
-from attncontrol.losses.combining import control_to_json
+from attncontrol.losses.combining import control_to_json, resolve_control
 from attncontrol.models import resolve, tuned_settings
 
 

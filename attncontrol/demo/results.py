@@ -10,17 +10,16 @@ from typing import Any
 
 import gradio as gr
 
-from attncontrol.cli.drawing import slug
-from attncontrol.control import resolve_control
+from attncontrol.cli.loading import slug
 from attncontrol.demo import pictures, recipes
 from attncontrol.demo.job_panel import QUIET
 from attncontrol.demo.loss_plot import loss_plot
 from attncontrol.demo.task import Pair
 from attncontrol.demo.widgets import boxes_of
-from attncontrol.drawing import Drawn
-from attncontrol.imagefile import save_image
-from attncontrol.losses.combining import control_name
-from attncontrol.visualize import enlarge
+from attncontrol.images.drawing import Drawn
+from attncontrol.images.recipe import save_image
+from attncontrol.images.visualize import enlarge
+from attncontrol.losses.combining import control_name, resolve_control
 
 SLIDER_SIDE = 512
 

@@ -169,6 +169,6 @@ class Studio:
 
 def load(model: str, device: str, dtype: str) -> Studio:
     """A studio with the model in memory. Raises ValueError if it cannot be loaded."""
-    from attncontrol.cli.drawing import load_pipeline
+    from attncontrol.cli.loading import load_pipeline
 
     return Studio(load_pipeline(model, device, dtype), model)

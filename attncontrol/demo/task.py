@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from attncontrol.cli.options import LARGEST_SEED, PLAIN, read_assignment, read_seeds
-from attncontrol.control import prepare_subjects, resolve_control
+from attncontrol.control import prepare_subjects
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
-from attncontrol.drawing import Drawn, Request, draw
+from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.layout import place, read_layout
 from attncontrol.losses import MethodSum
+from attncontrol.losses.combining import resolve_control
 from attncontrol.prompt import structure_of
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from attncontrol.batch.folder import OutputFolder
 from attncontrol.evaluation.metrics.base import Metric
 from attncontrol.evaluation.summary import Cell, Table, extremes, score_names, tables
-from attncontrol.files import write_text
+from attncontrol.images.files import write_text
 
 SHOWN = 8
 THUMBNAIL = 192

@@ -10,10 +10,9 @@ from typing import Any
 from PIL import Image
 
 from attncontrol.batch.folder import OutputFolder
-from attncontrol.control import resolve_control
 from attncontrol.evaluation.metrics import Metric, Picture
-from attncontrol.files import write_text
-from attncontrol.losses.combining import control_name
+from attncontrol.images.files import write_text
+from attncontrol.losses.combining import control_name, resolve_control
 
 BATCH = 16
 SCORES = "scores.jsonl"

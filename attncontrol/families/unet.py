@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attncontrol.maps import PLACES, Layer, Place, Size, index_tensor
+from attncontrol.attention.layers import PLACES, Layer, Place, Size
+from attncontrol.attention.maps import index_tensor
 
 BLOCKS: dict[str, Place] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 

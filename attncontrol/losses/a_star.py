@@ -8,11 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from attncontrol.attention.layers import Size
+from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device, resoftmax, token_means
 from attncontrol.layout import cell_masks
 from attncontrol.losses.base import Context, Evaluation, option
 from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, Size, index_tensor, on_device, resoftmax, token_means
 
 
 def segregation_terms(maps: Tensor) -> Tensor:

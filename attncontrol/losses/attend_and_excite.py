@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from attncontrol.attention.maps import AttentionMaps, resoftmax, token_means
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, resoftmax, token_means
 
 
 def attend_and_excite_loss(maps: Tensor) -> tuple[Tensor, Tensor]:

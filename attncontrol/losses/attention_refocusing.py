@@ -12,11 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, on_device, resoftmax, smooth, token_means
 from attncontrol.layout import Region
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, Layer, on_device, resoftmax, smooth, token_means
 
 Release = Literal["v1", "v2"]
 EARLY_STEPS = 15

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from attncontrol.attention.layers import Layer, Size, choose_size, match_layers, split_patterns
+from attncontrol.attention.maps import AttentionMaps
 from attncontrol.layout import Layout
-from attncontrol.maps import AttentionMaps, Layer, Size, choose_size, match_layers, split_patterns
 from attncontrol.prompt.structure import PromptStructure
 
 
@@ -91,9 +92,9 @@ class Method(ABC):
         maps = AttentionMaps((LayerMap(layer, attention.reshape(1, 256, 77)),))
         SynGen(variant="reference").evaluate(maps, Context(prompt, index=0, count=50)).loss.backward()
 
-    `Entity`, `Word` and `PromptStructure` are in `attncontrol.prompt`, `Layer`, `LayerMap` and `AttentionMaps` in
-    `attncontrol.maps`, the others in `attncontrol.losses`. The pure functions on tensors behind it are in the
-    method's module.
+    `Entity`, `Word` and `PromptStructure` are in `attncontrol.prompt`, `Layer` in `attncontrol.attention.layers`,
+    `LayerMap` and `AttentionMaps` in `attncontrol.attention.maps`, the others in `attncontrol.losses`. The pure
+    functions on tensors behind it are in the method's module.
     """
 
     name: ClassVar[str]

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from attncontrol.attention.maps import AttentionMaps, on_device, resoftmax, token_means
 from attncontrol.layout import Region, cell_box
 from attncontrol.layout.regions import Edges
 from attncontrol.losses.base import Context, Evaluation, option
 from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, on_device, resoftmax, token_means
 
 Cells = tuple[int, int, int, int]
 

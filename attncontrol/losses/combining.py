@@ -5,14 +5,54 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attncontrol.losses.base import MethodSum
-from attncontrol.losses.registry import convert_settings, nearest
+from attncontrol.losses.base import Method, MethodSum
+from attncontrol.losses.presets import PRESETS
+from attncontrol.losses.registry import convert_settings, create_method, nearest
 
 NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE]-?\d+)?"
 TERM = re.compile(rf"\s*(?:(?P<weight>{NUMBER})\s*\*\s*)?(?P<method>\S.*?)\s*")
+
+
+Control = str | Method | MethodSum | Mapping[str, Any] | Sequence[Any] | None
+
+
+def resolve_control(control: Control, tuned: Mapping[str, Any] | None = None) -> MethodSum:
+    """Turns what a user may pass as `control` into methods with weights.
+
+    control: names of methods or presets ("syngen", "conform + 0.5*syngen", "auto"), a method, a sum of methods, a
+    mapping {"method": name, "weight": 1.0, settings...} with settings as JSON has them (`control_to_json` makes it),
+    or a sequence of these, which are added up; None is an empty sum. `tuned` maps method names to settings that
+    replace the published defaults where a method is given by name, and presets to their parts. Raises ValueError
+    for an unknown method or setting and TypeError for anything else.
+    """
+    if control is None:
+        return MethodSum()
+    if isinstance(control, MethodSum):
+        return control
+    if isinstance(control, Method):
+        return 1.0 * control
+    if isinstance(control, str):
+        return sum((weight * _by_name(name, {}, tuned or {}) for weight, name in parse_terms(control)), MethodSum())
+    if isinstance(control, Mapping):
+        settings = dict(control)
+        name = settings.pop("method", None)
+        if not isinstance(name, str):
+            raise ValueError(f"a control given as a mapping needs 'method', the name of one; got {dict(control)!r}")
+        weight = settings.pop("weight", 1.0)
+        return weight * _by_name(name, settings, tuned or {})
+    if isinstance(control, Sequence):
+        return sum((resolve_control(part, tuned) for part in control), MethodSum())
+    raise TypeError(f"control must be a method's name, a method or a sum of methods, not {type(control).__name__}")
+
+
+def _by_name(name: str, settings: Mapping[str, Any], tuned: Mapping[str, Any]) -> MethodSum:
+    """A method or the parts of a preset, in the tuned settings but for the given ones."""
+    if name in PRESETS:
+        return with_settings(resolve_control(tuned.get(name, PRESETS[name]), tuned), settings)
+    return 1.0 * create_method(name, **{**tuned.get(name, {}), **settings})
 
 
 def parse_terms(text: str) -> list[tuple[float, str]]:

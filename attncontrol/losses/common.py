@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from attncontrol.attention.maps import smooth
 from attncontrol.losses.base import Context, Method, Refinement, at_iteration, option
-from attncontrol.maps import smooth
 
 
 @dataclass(frozen=True, kw_only=True)

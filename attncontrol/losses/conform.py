@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device
 from attncontrol.losses.base import Context, Evaluation, Refinement, at_iteration, option
 from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, index_tensor, on_device
 
 
 def nt_xent_terms(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attncontrol.attention.maps import AttentionMaps, index_tensor, resoftmax, smooth
 from attncontrol.losses.base import Context, Evaluation, Method, option
 from attncontrol.losses.registry import register
 from attncontrol.losses.words import Group, distributions, tokens_outside, word_distances, word_groups
-from attncontrol.maps import AttentionMaps, index_tensor, resoftmax, smooth
 
 
 def binding_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "cosine") -> tuple[Tensor, Tensor]:

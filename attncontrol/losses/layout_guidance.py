@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
-from attncontrol.maps import AttentionMaps, Layer, index_tensor, on_device
 
 
 def layout_guidance_loss(attention: Tensor, objects: Sequence[Sequence[int]], masks: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from attncontrol.attention.layers import Layer, Size
 from attncontrol.layout import Region, cell_mask, cell_masks
 from attncontrol.layout.regions import Edges
 from attncontrol.losses.base import Context, Method
-from attncontrol.maps import Layer, Size
 from attncontrol.prompt.structure import Entity
 
 

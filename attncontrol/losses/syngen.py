@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from attncontrol.attention.maps import AttentionMaps
 from attncontrol.losses.base import Context, Evaluation, Method, option
 from attncontrol.losses.registry import register
 from attncontrol.losses.words import Group, distributions, tokens_outside, word_distances, word_groups
-from attncontrol.maps import AttentionMaps
 
 
 def syngen_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "kl") -> tuple[Tensor, Tensor]:

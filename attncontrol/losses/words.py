@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attncontrol.maps import index_tensor
+from attncontrol.attention.maps import index_tensor
 from attncontrol.prompt.structure import PromptStructure
 
 Group = Sequence[Sequence[int]]

@@ -12,10 +12,11 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 
-from attncontrol.control import Control, attach
-from attncontrol.cost import Memory
+from attncontrol.control import attach
+from attncontrol.guidance.cost import Memory
+from attncontrol.guidance.record import ControlRecord
+from attncontrol.losses.combining import Control
 from attncontrol.models import resolve, tuned_settings
-from attncontrol.record import ControlRecord
 
 
 @dataclass

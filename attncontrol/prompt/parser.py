@@ -73,7 +73,7 @@ def analyse(prompt: str, parser: Any = None) -> tuple[DependencyParse, str]:
 def _load(name: str | None) -> PromptParser:
     import spacy
 
-    from attncontrol.prompt import pipeline  # noqa: F401, registers LEXICON
+    from attncontrol.prompt import spacy_components  # noqa: F401, registers LEXICON
 
     if name == EMBEDDED:
         name = str(Path(__file__).with_name("data") / "parser")

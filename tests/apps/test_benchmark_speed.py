@@ -7,7 +7,7 @@ import torch
 
 from apps.benchmark_speed import RUNS, SIDES, UNETS, measure
 from attncontrol import AttendAndExcite, create_method, method_classes
-from attncontrol.cost import guided_cost, method_cost, weightless_family
+from attncontrol.guidance.cost import guided_cost, method_cost, weightless_family
 
 GIB = 2**30
 FLOOR = (

@@ -16,7 +16,7 @@ from PIL import Image
 from attncontrol.batch import Job, OutputFolder, Plan, Run
 from attncontrol.batch.runner import one_by_one
 from attncontrol.batch.worker import Made, Outcome
-from attncontrol.imagefile import Recipe
+from attncontrol.images.recipe import Recipe
 
 FINGERPRINT = "stand-in"
 PATIENCE = 300  # seconds; a wait that long is a failure on any machine

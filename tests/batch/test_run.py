@@ -15,7 +15,7 @@ from PIL import Image
 from attncontrol.batch import FolderBusyError, OutputFolder, Plan, Run
 from attncontrol.batch.groups import WAITING_BATCHES, batches
 from attncontrol.batch.runner import FAILURES_SHOWN, one_by_one
-from attncontrol.imagefile import read_recipe
+from attncontrol.images.recipe import read_recipe
 from tests.batch.stand_in import FINGERPRINT, PATIENCE, StandIn, pixels, run, wait_until
 
 FORK = multiprocessing.get_context("forkserver")  # a killed run need not import everything again

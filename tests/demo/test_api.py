@@ -17,7 +17,7 @@ from attncontrol.cli import app
 from attncontrol.demo import Limits, build_demo
 from attncontrol.demo.app import serve
 from attncontrol.demo.studio import Studio
-from attncontrol.imagefile import read_recipe
+from attncontrol.images.recipe import read_recipe
 from attncontrol.losses import method_classes
 
 

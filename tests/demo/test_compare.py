@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from attncontrol.imagefile import RECIPE_KEY
+from attncontrol.images.recipe import RECIPE_KEY
 from tests.demo.conftest import PATIENCE
 from tests.demo.test_generate import open_part
 

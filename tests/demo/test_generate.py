@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from attncontrol.demo import examples
-from attncontrol.imagefile import read_recipe
+from attncontrol.images.recipe import read_recipe
 from tests.demo.conftest import PATIENCE
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with

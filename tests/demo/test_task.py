@@ -10,16 +10,15 @@ pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 
 
 import gradio as gr
 
-from attncontrol.control import resolve_control
 from attncontrol.demo import Limits, recipes
 from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.loss_plot import loss_plot
 from attncontrol.demo.studio import Progress, QueueFull, Studio, Waiting
 from attncontrol.demo.task import FieldError, make_pairs, read_task
 from attncontrol.demo.widgets import edited_subjects, layout_of, settings_form, word_groups
-from attncontrol.imagefile import Recipe
+from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
-from attncontrol.losses.combining import control_to_json
+from attncontrol.losses.combining import control_to_json, resolve_control
 from attncontrol.prompt import structure_of
 
 LIMITS = Limits(size=64, steps=10, images=2)

@@ -9,8 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.losses import Context
-from attncontrol.maps import AttentionMaps, Layer, LayerMap
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
 Piece = int | Sequence[int] | None

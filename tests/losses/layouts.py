@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.layout import Layout
 from attncontrol.losses import Context, Evaluation, Method
-from attncontrol.maps import AttentionMaps, Layer, LayerMap
 from tests.losses.inputs import context
 
 LEFT, RIGHT = (0.05, 0.2, 0.45, 0.8), (0.55, 0.25, 0.95, 0.9)

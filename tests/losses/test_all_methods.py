@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.layout import Layout
 from attncontrol.losses import create_method, method_classes
-from attncontrol.maps import AttentionMaps, LayerMap
 from tests.losses.inputs import context
 from tests.losses.layouts import LEFT, RIGHT, captured, denoiser_maps
 

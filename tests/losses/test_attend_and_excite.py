@@ -4,10 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.losses import AttendAndExcite
 from attncontrol.losses.attend_and_excite import attend_and_excite_loss
 from attncontrol.losses.base import Reading
-from attncontrol.maps import AttentionMaps, Layer, LayerMap
 from tests.golden import golden_cases
 from tests.losses.inputs import attentions, context, gradient, one_layer, random_attention
 

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncontrol.attention.maps import aggregate, resoftmax, smooth, token_means
 from attncontrol.layout import cell_masks
 from attncontrol.layout.published import published_objects
 from attncontrol.losses import AttentionRefocusing, Evaluation
 from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss
-from attncontrol.maps import aggregate, resoftmax, smooth, token_means
 from tests.golden import golden_cases
 from tests.losses.inputs import attentions, gradient
 from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling

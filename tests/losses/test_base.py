@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attncontrol.attention.layers import Layer
 from attncontrol.losses import AStar, AttendAndExcite, Conform, Ebama, MethodSum, SynGen, create_method, method_classes
 from attncontrol.losses.base import at_iteration
-from attncontrol.maps import Layer
 from tests.losses.inputs import context
 
 COUNTS = st.integers(1, 200)
@@ -132,10 +132,11 @@ def test_only_methods_can_be_added():
 
 
 def test_the_example_of_the_docstring():
-    from attncontrol import losses, maps, prompt
+    from attncontrol import losses, prompt
+    from attncontrol.attention import layers, maps
 
     code = textwrap.dedent(losses.Method.__doc__.split("positions alone:\n\n")[1].split("\n\n    `Entity`")[0])
-    names = {**vars(losses), **vars(maps), **vars(prompt)}
+    names = {**vars(losses), **vars(layers), **vars(maps), **vars(prompt)}
     exec(code, names)
     grad = names["attention"].grad
     assert grad.isfinite().all() and grad[..., 1:8].any() and not grad[..., 8:].any()

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.losses import Conform
 from attncontrol.losses.conform import contrastive_loss, cosine_similarity, group_labels, nt_xent_loss, nt_xent_terms
-from attncontrol.maps import AttentionMaps, Layer, LayerMap
 from tests.golden import golden_cases
 from tests.losses.inputs import attentions, context, gradient, one_layer, random_attention
 

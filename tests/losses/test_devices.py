@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.losses import create_method, method_classes
-from attncontrol.maps import AttentionMaps, LayerMap
 from tests.losses.inputs import context
 from tests.losses.layouts import captured, denoiser_maps
 from tests.losses.test_all_methods import place

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attncontrol.attention.layers import Layer
 from attncontrol.layout import cell_masks
 from attncontrol.losses import Evaluation, LayoutGuidance
 from attncontrol.losses.layout_guidance import layout_guidance_loss
-from attncontrol.maps import Layer
 from tests.golden import golden_cases
 from tests.losses.layouts import LEFT, boxes, captured, denoiser_maps, loss_and_gradients, moves, placed, sampling
 

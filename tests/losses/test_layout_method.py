@@ -3,8 +3,8 @@ import warnings
 import pytest
 import torch
 
+from attncontrol.attention.layers import Layer
 from attncontrol.losses import create_method, method_classes
-from attncontrol.maps import Layer
 from tests.losses.inputs import context
 from tests.losses.layouts import LEFT, placed
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from apps.emoji.scenes import Thing, render
-from attncontrol.control import resolve_control
+from attncontrol.losses.combining import resolve_control
 from attncontrol.models import resolve, tuned_settings
 
 MEGABYTE = 2**20

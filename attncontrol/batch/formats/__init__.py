@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attncontrol.batch.formats.json_lines import read_json_lines
 from attncontrol.batch.formats.lines import HEAD_BYTES, decode
-from attncontrol.batch.formats.record import ROW_KEYS, Problem, Record
+from attncontrol.batch.formats.raw_row import ROW_KEYS, Problem, Record
 from attncontrol.batch.formats.tables import column_names, read_csv, read_tsv
 from attncontrol.batch.formats.text import read_text
 from attncontrol.batch.formats.yaml_rows import read_yaml

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attncontrol.batch.formats.lines import numbered_lines, too_long
-from attncontrol.batch.formats.record import Problem, Record, short
+from attncontrol.batch.formats.raw_row import Problem, Record, short
 
 
 def read_json_lines(path: Path) -> Iterator[Record | Problem]:

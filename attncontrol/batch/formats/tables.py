@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attncontrol.batch.formats.lines import numbered_lines
-from attncontrol.batch.formats.record import ROW_KEYS, Problem, Record
+from attncontrol.batch.formats.raw_row import ROW_KEYS, Problem, Record
 from attncontrol.losses.registry import nearest
 
 ALIASES = {"prompts": "prompt"}  # DrawBench

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attncontrol.batch.formats.lines import numbered_lines, too_long
-from attncontrol.batch.formats.record import Problem, Record
+from attncontrol.batch.formats.raw_row import Problem, Record
 
 OPTIONS = {
     "prompt": "prompt",

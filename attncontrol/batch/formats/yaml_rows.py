@@ -11,7 +11,7 @@ from yaml.composer import Composer
 from yaml.constructor import ConstructorError, SafeConstructor
 from yaml.resolver import Resolver
 
-from attncontrol.batch.formats.record import Problem, Record, short
+from attncontrol.batch.formats.raw_row import Problem, Record, short
 
 ANCHORS = "anchors (&) and aliases (*) are not read: give shared values as options of the command line"
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from attncontrol.guidance.record import ImageRecord
+from attncontrol.images.visualize import _font, enlarge, heat_colours, labelled_grid, overlay, subject_maps, wrap
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
-from attncontrol.record import ImageRecord
-from attncontrol.visualize import _font, enlarge, heat_colours, labelled_grid, overlay, subject_maps, wrap
 
 
 def luminance(colours) -> np.ndarray:

@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from attncontrol.attention.layers import Layer, Size
 from attncontrol.families import UNetFamily, XLFamily, family_of
-from attncontrol.guided_pass import GuidedPass
+from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.layout import Layout
 from attncontrol.losses.base import Context, Method, Reading
-from attncontrol.maps import Layer, Size
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
 Memory = Literal["auto", "fast", "low"]

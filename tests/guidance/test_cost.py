@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attncontrol import AttendAndExcite, AttentionControlPipeline, attach, cost, create_method, method_classes
+from attncontrol import AttendAndExcite, AttentionControlPipeline, attach, create_method, method_classes
 from attncontrol.families import family_of
-from attncontrol.guided_pass import GuidedPass
+from attncontrol.guidance import cost
+from attncontrol.guidance.guided_pass import GuidedPass
 from tests import tiny
 
 PROMPT = "a red cat and a blue frog"

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attncontrol.cost import Memory, fits_in_memory
+from attncontrol.attention.layers import Layer, choose_size
+from attncontrol.attention.maps import AttentionMaps
 from attncontrol.families import UNetFamily
-from attncontrol.guided_pass import GuidedPass
+from attncontrol.guidance.cost import Memory, fits_in_memory
+from attncontrol.guidance.guided_pass import GuidedPass
+from attncontrol.guidance.record import ControlRecord, ImageRecord, StepRecord
 from attncontrol.layout import Layout
 from attncontrol.losses.base import Context, Evaluation, Method, MethodSum, Reading
-from attncontrol.maps import AttentionMaps, Layer, choose_size
 from attncontrol.prompt.structure import PromptStructure
-from attncontrol.record import ControlRecord, ImageRecord, StepRecord
 
 
 @dataclass(frozen=True)

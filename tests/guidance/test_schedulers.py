@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from attncontrol.schedulers import keep_given_sample, starting_calls
+from attncontrol.guidance.schedulers import keep_given_sample, starting_calls
 from tests.stock.supported import CORRECTOR, SCHEDULERS
 
 STEPS = 7

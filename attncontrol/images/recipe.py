@@ -13,12 +13,12 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from attncontrol.files import atomic_file
+from attncontrol.guidance.record import ImageRecord
+from attncontrol.images.files import atomic_file
 from attncontrol.layout import layout_to_json
 from attncontrol.layout.reading import AUTO
 from attncontrol.losses.base import MethodSum
 from attncontrol.losses.combining import control_to_json
-from attncontrol.record import ImageRecord
 
 RECIPE_KEY = "attncontrol"
 PARAMETERS_KEY = "parameters"

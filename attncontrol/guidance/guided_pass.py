@@ -10,9 +10,10 @@ import torch
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor, nn
 
-from attncontrol.capture import Capture, ForwardTruncated, plain_attention
+from attncontrol.attention.capture import Capture, ForwardTruncated, plain_attention
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, LayerMap, index_tensor
 from attncontrol.families import INSTEAD, UNetFamily
-from attncontrol.maps import AttentionMaps, Layer, LayerMap, index_tensor
 
 
 class GuidedPass:

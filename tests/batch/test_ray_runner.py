@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from attncontrol.batch.ray_engine import ray_execute
+from attncontrol.batch.ray_runner import ray_execute
 from attncontrol.cli import app
 from tests import tiny
 from tests.batch.stand_in import StandIn, run_with
@@ -56,7 +56,7 @@ def test_two_workers_of_which_one_is_killed(tmp_path):
 
 @pytest.mark.slow
 def test_a_batch_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("attncontrol.batch.ray_engine.WINDOW", 7)
+    monkeypatch.setattr("attncontrol.batch.ray_runner.WINDOW", 7)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"prompt {i}\n" for i in range(9)) + "please die\n")
     counts = run_with(ray_execute(StandIn, workers=2), [prompts], tmp_path / "out", batch_size=1)
@@ -87,7 +87,7 @@ def cannot_load():
 
 @pytest.mark.slow
 def test_workers_that_cannot_load_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("attncontrol.batch.ray_engine.RETRIES", 0)
+    monkeypatch.setattr("attncontrol.batch.ray_runner.RETRIES", 0)
     (tmp_path / "p.txt").write_text("a\n")
     with pytest.raises(ChildProcessError, match=r"cannot go on: no checkpoint at 'nowhere'$"):
         run_with(ray_execute(cannot_load), [tmp_path / "p.txt"], tmp_path / "out")

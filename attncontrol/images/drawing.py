@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from attncontrol.cost import Memory
-from attncontrol.imagefile import Recipe, recipe_of
+from attncontrol.guidance.cost import Memory
+from attncontrol.guidance.record import ImageRecord
+from attncontrol.images.recipe import Recipe, recipe_of
 from attncontrol.losses import MethodSum
-from attncontrol.record import ImageRecord
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 
 from attncontrol import AttentionControlPipeline
-from attncontrol.control import resolve_control
-from attncontrol.files import atomic_file, write_text
-from attncontrol.imagefile import Recipe, infotext, read_recipe, recipe_of, save_image
-from attncontrol.losses.combining import control_name, control_to_json, with_settings
+from attncontrol.images.files import atomic_file, write_text
+from attncontrol.images.recipe import Recipe, infotext, read_recipe, recipe_of, save_image
+from attncontrol.losses.combining import control_name, control_to_json, resolve_control, with_settings
 from tests.tiny import stable_diffusion
 
 

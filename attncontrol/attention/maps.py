@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Size = tuple[int, int]
-Place = Literal["up", "down", "mid"]
-PLACES: tuple[Place, ...] = ("up", "down", "mid")
-SMALLEST_SIDE = 16
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One attention layer of a denoiser, as the methods see it when they choose what to capture.
-
-    `name` is the module's dotted name, `place` the part of the network it sits in, `is_cross` whether its keys
-    are text tokens, `size` the (height, width) of its queries for the latents at hand, `by_default` whether methods
-    look at it unless told otherwise.
-    """
-
-    name: str
-    place: Place
-    is_cross: bool
-    size: Size
-    by_default: bool = True
-
-    @property
-    def path(self) -> str:
-        """Place, block, attention and transformer block as patterns name them: "up.0.1.3", in the middle "mid.0.3"."""
-        return ".".join([self.place, *re.findall(r"\.(\d+)", self.name)])
+from attncontrol.attention.layers import PLACES, Layer, Size
 
 
 @dataclass(frozen=True)
@@ -61,33 +36,6 @@ class LayerMap:
         if isinstance(self.attention, Tensor):
             return function(self.attention)
         return checkpoint(lambda: function(self.attention()), use_reentrant=False, preserve_rng_state=False)
-
-
-def match_layers(layers: Sequence[Layer], patterns: str) -> list[Layer]:
-    """The layers that a pattern like "down", "up.0" or "down.2.1, mid" names, each by the start of its path.
-
-    Raises ValueError for a pattern of another form and for one that no layer matches.
-    """
-    chosen: set[str] = set()
-    for pattern in split_patterns(patterns):
-        found = {m.name for m in layers if f"{m.path}.".startswith(f"{pattern}.")}
-        if not found:
-            blocks = dict.fromkeys(".".join(m.path.split(".")[: 1 if m.place == "mid" else 2]) for m in layers)
-            raise ValueError(f"no attention layer matches {pattern!r}; there are layers in {', '.join(blocks)}")
-        chosen |= found
-    return [layer for layer in layers if layer.name in chosen]
-
-
-def split_patterns(patterns: str) -> list[str]:
-    """The patterns of a list separated by commas. Raises ValueError for one that could match no layer."""
-    split = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in split:
-        if not re.fullmatch(rf"({'|'.join(PLACES)})(\.\d+)*", pattern):
-            raise ValueError(
-                f"layers cannot be {pattern!r}: name down, mid or up, or parts of them by block, attention and "
-                "transformer block, as in 'down.2' or 'up.0.1.3', separated by commas"
-            )
-    return split
 
 
 @dataclass(frozen=True)
@@ -118,31 +66,6 @@ class AttentionMaps:
         if not chosen:
             raise ValueError(f"no cross-attention layer of size {size} was captured")
         return aggregate([m.probabilities for m in chosen], size)
-
-
-def choose_size(layers: Sequence[Layer], wanted: int | Size | None = None) -> Size:
-    """The (height, width) of the cross-attention maps to work on, out of those that `layers` have.
-
-    `wanted` is a size or one side of a square. None takes the coarsest maps whose shorter side is at least 16 (16x16
-    for Stable Diffusion 1.x at 512 px, 24x24 at 768, 32x32 for XL at 1024), else the finest there are if their
-    shorter side is at least 4. Raises ValueError, naming the sizes there are, if no layer fits.
-    """
-    sizes = sorted({layer.size for layer in layers if layer.is_cross}, key=min)
-    listed = ", ".join(f"{h}x{w}" for h, w in sizes) or "none"
-    if wanted is not None:
-        size = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
-        if size not in sizes:
-            raise ValueError(
-                f"no cross-attention layer has maps of {size[0]}x{size[1]} (height x width); there are {listed}. "
-                "Set resolution to one of these or change the image size"
-            )
-        return size
-    for size in sizes:
-        if min(size) >= SMALLEST_SIDE:
-            return size
-    if not sizes or min(sizes[-1]) < 4:
-        raise ValueError(f"the image is too small to guide: its cross-attention maps have sizes {listed}")
-    return sizes[-1]
 
 
 def aggregate(layers: Sequence[Tensor], size: Size) -> Tensor:

@@ -18,8 +18,8 @@ from attncontrol import (
     create_method,
     method_classes,
 )
-from attncontrol.capture import attention_probabilities
-from attncontrol.engine import Engine
+from attncontrol.attention.capture import attention_probabilities
+from attncontrol.guidance.engine import Engine
 from tests import tiny
 
 PROMPT = "a red cat and a blue frog"
@@ -229,7 +229,7 @@ def test_moves_that_are_none_are_taken_back(tiny_pipe, control, monkeypatch):
     def spoilt(*args):
         return attention_probabilities(*args) * float("nan")
 
-    monkeypatch.setattr("attncontrol.capture.attention_probabilities", spoilt)
+    monkeypatch.setattr("attncontrol.attention.capture.attention_probabilities", spoilt)
     with pytest.warns(RuntimeWarning, match="image 0 is not finite at step 0 of 3"):
         output = run(tiny_pipe, control, layout=LAYOUT)
     steps = output.control.images[0].steps

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from attncontrol.record import ImageRecord
+from attncontrol.guidance.record import ImageRecord
 
 DISPLAY_SIDE = 256
 MARGIN = 8

@@ -1,0 +1,1 @@
+"""Attention layers of a denoiser, their maps, and how maps are captured."""

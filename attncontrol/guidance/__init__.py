@@ -1,0 +1,1 @@
+"""Guided sampling: when and how far the latents of each image move, and what that costs."""
