@@ -84,7 +84,7 @@ def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
             if kind == "boxes":
                 structure = structure_of(prompt, pipe.tokenizer)
                 regions = automatic_layout(structure).regions
-                boxes = {e.word.text: r[0] for e, r in zip(structure.entities, regions, strict=True)}
+                boxes = {e.noun.text: r[0] for e, r in zip(structure.entities, regions, strict=True)}
             scale = default_guidance_scale(MODEL)
             request = Request(MODEL, prompt, "", STEPS, scale, None, None, layout="auto" if boxes else None)
 

@@ -176,7 +176,7 @@ def test_prompt_embeds_need_token_indices(pipe, generate):
 def test_subjects_given_by_name_phrase_index_or_group(generate):
     def used(subjects, prompt="a red car and a small dog"):
         record = generate(prompt, control=QUICK, subjects=subjects, num_inference_steps=1).control
-        return [(e.text, e.word.token_indices) for e in record.images[0].structure.entities]
+        return [(e.text, e.noun.token_indices) for e in record.images[0].structure.entities]
 
     assert used(["car", "dog"]) == [("car", (3,)), ("dog", (7,))]
     assert used(["red car"]) == [("red car", (3,))]

@@ -57,7 +57,7 @@ def find(prompt: str, word: str, start: int, end: int | None = None) -> Span | N
 
 def spans(entities: tuple[Entity, ...]) -> Gold:
     """A parse in the form of the annotation."""
-    return {e.word.span: {m.span for m in e.modifiers} for e in entities}
+    return {e.noun.span: {m.span for m in e.modifiers} for e in entities}
 
 
 def score(gold: list[tuple[str, Gold]], found: list[Gold]) -> dict[str, float]:
@@ -80,7 +80,7 @@ def main() -> None:
     parses = [parse_prompt(prompt, arguments.parser) for prompt, _ in gold]
     for (prompt, right), parsed in zip(gold, parses, strict=True):
         if right != spans(parsed.entities):
-            print(f"{prompt}\n    {[(e.word.text, [m.text for m in e.modifiers]) for e in parsed.entities]}")
+            print(f"{prompt}\n    {[(e.noun.text, [m.text for m in e.modifiers]) for e in parsed.entities]}")
     print(json.dumps({k: round(v, 4) for k, v in score(gold, [spans(p.entities) for p in parses]).items()}))
 
 

@@ -28,7 +28,7 @@ def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: opti
     typer.echo("tokens    " + " ".join(f"{i}:{_text(tokenized, [i])}" for i in tokenized.positions()))
     for entity in structure.entities:
         modifiers = ", ".join(_word(word) for word in entity.modifiers)
-        typer.echo(f"entity    {_word(entity.word)}" + (f"  modified by {modifiers}" if modifiers else ""))
+        typer.echo(f"entity    {_word(entity.noun)}" + (f"  modified by {modifiers}" if modifiers else ""))
     if not structure.entities:
         typer.echo("entity    none found: name them with --subjects")
     typer.echo("")

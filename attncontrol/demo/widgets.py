@@ -91,9 +91,9 @@ def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict
         pieces = [tokenized.pieces[i].removesuffix("</w>") for i in positions]
         words.append({"text": prompt[slice(*span)], "pieces": pieces, "indices": list(tokenized.token_indices(span))})
     groups = [
-        {"noun": spans.index(entity.word.span), "modifiers": [spans.index(word.span) for word in entity.modifiers]}
+        {"noun": spans.index(entity.noun.span), "modifiers": [spans.index(word.span) for word in entity.modifiers]}
         for entity in structure.entities
-        if entity.word.span
+        if entity.noun.span
     ]
     return {
         "prompt": prompt,
@@ -108,7 +108,7 @@ def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict
 
 def _word_spans(prompt: str, structure: PromptStructure) -> list[tuple[int, int]]:
     """Where the prompt's words stand; those of the structure as they are, the rest split at spaces and punctuation."""
-    fixed = {w.span for entity in structure.entities for w in (entity.word, *entity.modifiers) if w.span}
+    fixed = {w.span for entity in structure.entities for w in (entity.noun, *entity.modifiers) if w.span}
     others = (match.span() for match in WORD.finditer(prompt))
     free = {span for span in others if not any(span[0] < end and start < span[1] for start, end in fixed)}
     return sorted(fixed | free)

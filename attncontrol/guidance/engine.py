@@ -350,7 +350,7 @@ class Engine:
         with torch.no_grad(), pass_.run(latents, range(pass_.images)) as (_, maps):
             for image, image_maps in zip(self.images, maps, strict=True):
                 attention = image_maps.of(self.recorded_layers).mean_cross(self.recorded_layers[0].size).cpu()
-                words = [list(entity.word.token_indices) for entity in image.subject.structure.entities]
+                words = [list(entity.noun.token_indices) for entity in image.subject.structure.entities]
                 if not words:
                     continue
                 step = torch.stack([attention[..., word].mean(-1) for word in words])[None]

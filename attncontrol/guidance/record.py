@@ -42,7 +42,7 @@ class ImageRecord:
     @property
     def subjects(self) -> dict[str, tuple[int, ...]]:
         """Each subject's text and the token indices of its noun."""
-        return {entity.text: entity.word.token_indices for entity in self.structure.entities}
+        return {entity.text: entity.noun.token_indices for entity in self.structure.entities}
 
     @property
     def refinements(self) -> int:

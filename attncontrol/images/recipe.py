@@ -123,7 +123,7 @@ def _subjects(record: ImageRecord | None) -> tuple[dict[str, Any], ...]:
 
     entities = record.structure.entities if record else ()
     return tuple(
-        {"text": e.text, "noun": word(e.word), "modifiers": [word(modifier) for modifier in e.modifiers]}
+        {"text": e.text, "noun": word(e.noun), "modifiers": [word(modifier) for modifier in e.modifiers]}
         for e in entities
     )
 

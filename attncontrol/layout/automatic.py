@@ -98,7 +98,7 @@ def _free_cell(cells: dict[int, tuple[int, int]], start: tuple[int, int], step: 
 def _visible(structure: PromptStructure) -> list[int]:
     """The entities whose noun is no part of a relation ("to the left of"), in text order."""
     relations = [m.span() for m in RELATIONS.finditer(structure.prompt or "")]
-    nouns = [entity.word.span or (0, 0) for entity in structure.entities]
+    nouns = [entity.noun.span or (0, 0) for entity in structure.entities]
     visible = [i for i, noun in enumerate(nouns) if not any(s[0] < noun[1] and noun[0] < s[1] for s in relations)]
     return sorted(visible, key=lambda i: nouns[i])
 
@@ -118,7 +118,7 @@ def _relation(structure: PromptStructure, first: int, second: int) -> str:
 
 def _text(structure: PromptStructure, first: int, second: int | None) -> str:
     """The prompt between two entities, or after the first."""
-    start = structure.entities[first].word.span
+    start = structure.entities[first].noun.span
     if structure.prompt is None or start is None:
         return ""
     end = len(structure.prompt) if second is None else _start(structure.entities[second])
@@ -127,8 +127,8 @@ def _text(structure: PromptStructure, first: int, second: int | None) -> str:
 
 def _start(entity: Entity) -> int | None:
     """Where an entity's first word before or at its noun begins."""
-    noun = entity.word.span
-    return noun and min(w.span[0] for w in (*entity.modifiers, entity.word) if w.span and w.span[0] <= noun[0])
+    noun = entity.noun.span
+    return noun and min(w.span[0] for w in (*entity.modifiers, entity.noun) if w.span and w.span[0] <= noun[0])
 
 
 def _count(structure: PromptStructure, entity: Entity) -> int:

@@ -94,20 +94,20 @@ class _Placer:
         words = _words(phrase)
         if " ".join(words) == " ".join(_words(entity.text)):
             return 3
-        noun, modifiers = _words(entity.word.text), {word for m in entity.modifiers for word in _words(m.text)}
+        noun, modifiers = _words(entity.noun.text), {word for m in entity.modifiers for word in _words(m.text)}
         before, last = words[: -len(noun)], words[-len(noun) :]
         if last == noun and (set(before) <= modifiers or self._ends_at(entity, words)):
             return 2
         return int(set(before) <= modifiers and " ".join(noun) in (" ".join(last) + s for s in ("s", "es")))
 
     def _ends_at(self, entity: Entity, words: list[str]) -> bool:
-        if not entity.word.span or self.structure.prompt is None:
+        if not entity.noun.span or self.structure.prompt is None:
             return False
-        return any(span[1] == entity.word.span[1] for span in find_words(self.structure.prompt, " ".join(words)))
+        return any(span[1] == entity.noun.span[1] for span in find_words(self.structure.prompt, " ".join(words)))
 
     def _entity_of_tokens(self, item: PlacedPhrase) -> list[Region]:
         for entity, regions in self.placed:
-            if set(item.tokens) in (set(entity.token_indices), set(entity.word.token_indices)):
+            if set(item.tokens) in (set(entity.token_indices), set(entity.noun.token_indices)):
                 return regions
         last = self.structure.n_tokens - 2
         if max(item.tokens) > last:
@@ -131,7 +131,7 @@ class _Placer:
         """Add an entity before the first one that begins later in the prompt."""
 
         def start(e: Entity) -> int:
-            return min((word.token_indices[0] for word in (*e.modifiers, e.word) if word.token_indices), default=0)
+            return min((word.token_indices[0] for word in (*e.modifiers, e.noun) if word.token_indices), default=0)
 
         later = (i for i, (other, _) in enumerate(self.placed) if start(other) > start(entity))
         item = (entity, [])

@@ -161,5 +161,5 @@ class AStar(DecayingStep, SmoothedMaps):
 
     def _concepts(self, context: Context) -> dict[int, tuple[int, ...]]:
         """Tokens of every entity's noun that owns any, by the entity's number."""
-        words = (entity.word.token_indices for entity in context.prompt.entities)
+        words = (entity.noun.token_indices for entity in context.prompt.entities)
         return {number: tokens for number, tokens in enumerate(words) if tokens}

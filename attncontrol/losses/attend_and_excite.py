@@ -60,7 +60,7 @@ class AttendAndExcite(ThresholdRefinement, SmoothedMaps):
         return self.smoothed(token_means(probabilities, self._channels(context)))
 
     def _channels(self, context: Context) -> list[list[int]]:
-        words = [[i - 1 for i in entity.word.token_indices] for entity in context.prompt.entities]
+        words = [[i - 1 for i in entity.noun.token_indices] for entity in context.prompt.entities]
         return [word for word in words if word] if self.variant == "default" else [[i] for word in words for i in word]
 
     def plain_step_size(self, context: Context) -> float:

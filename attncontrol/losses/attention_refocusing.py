@@ -209,7 +209,7 @@ class AttentionRefocusing(LayoutMethod):
         words = [
             ([i - 1 for i in word.token_indices], regions)
             for entity, regions in self.placed(context)
-            for word in (*entity.modifiers, entity.word)
+            for word in (*entity.modifiers, entity.noun)
             if word.token_indices
         ]
         if self.variant == "reference":
@@ -218,7 +218,7 @@ class AttentionRefocusing(LayoutMethod):
 
     def focus(self, context: Context) -> list[list[int]]:
         """Every word, modifiers too: each is an object of its own."""
-        words = (word for entity in context.prompt.entities for word in (*entity.modifiers, entity.word))
+        words = (word for entity in context.prompt.entities for word in (*entity.modifiers, entity.noun))
         return [list(word.token_indices) for word in words if word.token_indices]
 
     def plain_step_size(self, context: Context) -> float:

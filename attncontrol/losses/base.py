@@ -162,7 +162,7 @@ class Method(ABC):
 
     def focus(self, context: Context) -> list[list[int]]:
         """The token positions the loss works on, one group per thing, for people to read; here every noun's."""
-        words = (entity.word.token_indices for entity in context.prompt.entities)
+        words = (entity.noun.token_indices for entity in context.prompt.entities)
         return [list(word) for word in words if word]
 
     def plain_step_size(self, context: Context) -> float:

@@ -136,7 +136,7 @@ class BoxDiff(LayoutMethod, ThresholdRefinement, SmoothedMaps):
 
     def _subjects(self, context: Context) -> tuple[list[list[int]], list[tuple[Region, ...]]]:
         """Channels of the softmax and regions of every map: one per noun, in the reference variant one per token."""
-        words = [([i - 1 for i in entity.word.token_indices], regions) for entity, regions in self.placed(context)]
+        words = [([i - 1 for i in entity.noun.token_indices], regions) for entity, regions in self.placed(context)]
         if self.variant == "reference":
             words = [([i], regions) for word, regions in words for i in word]
         return [word for word, _ in words], [regions for _, regions in words]

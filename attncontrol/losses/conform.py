@@ -112,7 +112,7 @@ class Conform(DecayingStep, SmoothedMaps):
     def groups(self, context: Context) -> list[list[int]]:
         """Token positions of every entity, modifiers first; entities without any are left out."""
         chosen = {"all": slice(None), "first": slice(0, 1), "last": slice(-1, None)}[self.pieces]
-        words = [(*entity.modifiers, entity.word) for entity in context.prompt.entities]
+        words = [(*entity.modifiers, entity.noun) for entity in context.prompt.entities]
         groups = [[i for word in group for i in word.token_indices[chosen]] for group in words]
         return [group for group in groups if group]
 

@@ -80,7 +80,7 @@ class LayoutGuidance(LayoutMethod):
 
     def focus(self, context: Context) -> list[list[int]]:
         """Every entity's token positions, modifiers first."""
-        return [list(entity.token_indices) for entity in context.prompt.entities if entity.word.token_indices]
+        return [list(entity.token_indices) for entity in context.prompt.entities if entity.noun.token_indices]
 
     def plain_step_size(self, context: Context) -> float:
         """0: all moves belong to `refine`."""

@@ -53,7 +53,7 @@ class LayoutMethod(Method):
     def placed(self, context: Context) -> list[tuple[Entity, tuple[Region, ...]]]:
         """The entities that have regions and a noun the text encoder sees, each with its regions."""
         pairs = zip(context.prompt.entities, context.layout.regions, strict=True)
-        return [(entity, regions) for entity, regions in pairs if regions and entity.word.token_indices]
+        return [(entity, regions) for entity, regions in pairs if regions and entity.noun.token_indices]
 
     def cells(self, regions: Sequence[Region], size: Size) -> Tensor:
         """The cells of each region on a map of (height, width): bool [regions, height, width] (section 3)."""

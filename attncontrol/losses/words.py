@@ -22,9 +22,9 @@ def word_groups(prompt: PromptStructure, lost_words: bool = False) -> list[list[
     EBAMA tell a noun that lost its modifiers from a noun that never had any.
     """
     return [
-        [m.token_indices for m in entity.modifiers if m.token_indices or lost_words] + [entity.word.token_indices]
+        [m.token_indices for m in entity.modifiers if m.token_indices or lost_words] + [entity.noun.token_indices]
         for entity in prompt.entities
-        if entity.word.token_indices
+        if entity.noun.token_indices
     ]
 
 

@@ -63,8 +63,8 @@ def structure_of(
         )
     structure = align(parse_prompt(prompt, parser), tokenizer)
     entities = tuple(
-        Entity(entity.word, tuple(word for word in entity.modifiers if word.token_indices))
+        Entity(entity.noun, tuple(word for word in entity.modifiers if word.token_indices))
         for entity in structure.entities
-        if entity.word.token_indices
+        if entity.noun.token_indices
     )
     return dataclasses.replace(structure, entities=entities)

@@ -71,7 +71,7 @@ def align(structure: PromptStructure, tokenizer: Any) -> PromptStructure:
             lost.append(word.text)
         return dataclasses.replace(word, token_indices=indices)
 
-    entities = tuple(Entity(aligned(e.word), tuple(map(aligned, e.modifiers))) for e in structure.entities)
+    entities = tuple(Entity(aligned(e.noun), tuple(map(aligned, e.modifiers))) for e in structure.entities)
     if lost:
         warnings.warn(
             f"the prompt has {len(tokenized.pieces)} tokens, the text encoder keeps {tokenized.n_tokens}: "
@@ -85,7 +85,7 @@ def check_second_tokenizer(structure: PromptStructure, first: Any, second: Any) 
     """Raises ValueError if a second text encoder over the same positions has other text at a word's tokens."""
     here, there = tokenize(first, structure.prompt), tokenize(second, structure.prompt)
     for entity in structure.entities:
-        for word in (*entity.modifiers, entity.word):
+        for word in (*entity.modifiers, entity.noun):
             if any(here.spans[i] != dict(enumerate(there.spans)).get(i) for i in word.token_indices):
                 raise ValueError(
                     f"the two text encoders have {word.text!r} at different positions: their tokenizers differ. A "

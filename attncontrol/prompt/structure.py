@@ -23,18 +23,18 @@ class Word:
 class Entity:
     """A thing the prompt names: its head noun and the words that modify it, in text order."""
 
-    word: Word
+    noun: Word
     modifiers: tuple[Word, ...] = ()
 
     @property
     def text(self) -> str:
         """Modifiers and noun as one phrase: "red crown"."""
-        return " ".join(w.text for w in (*self.modifiers, self.word))
+        return " ".join(w.text for w in (*self.modifiers, self.noun))
 
     @property
     def token_indices(self) -> tuple[int, ...]:
         """All positions of the modifiers and the noun, in that order."""
-        return tuple(i for w in (*self.modifiers, self.word) for i in w.token_indices)
+        return tuple(i for w in (*self.modifiers, self.noun) for i in w.token_indices)
 
 
 @dataclass(frozen=True)

@@ -68,20 +68,20 @@ class _Resolver:
     def _claim(self, entity: Entity, name: str) -> None:
         if len(set(entity.token_indices)) < len(entity.token_indices):
             raise ValueError(f"subject {name!r} names a token twice: its tokens are {list(entity.token_indices)}")
-        for index in entity.word.token_indices:
+        for index in entity.noun.token_indices:
             if index in self.nouns:
                 raise ValueError(
                     f"token {index} is the noun of two subjects, {self.nouns[index]!r} and {name!r}; "
                     "write word#2 for the second occurrence of a word"
                 )
-        self.nouns |= dict.fromkeys(entity.word.token_indices, name)
+        self.nouns |= dict.fromkeys(entity.noun.token_indices, name)
 
     def _phrase(self, phrase: str) -> Entity:
         spans = self._occurrences(phrase)
         one_word = not re.search(r"\s", phrase.strip())
         for span in spans:
             entity = Entity(self._word(span)) if one_word else self._split(span)
-            if not self.nouns.keys() & set(entity.word.token_indices):
+            if not self.nouns.keys() & set(entity.noun.token_indices):
                 return entity
         raise ValueError(
             f"{phrase!r} is named more often than it occurs in the prompt ({len(spans)} times), counting other "
@@ -94,7 +94,7 @@ class _Resolver:
         content = [w for w in words if self._slice(w).lower() not in FUNCTION_WORDS and self._slice(w)[-1].isalnum()]
         content = content or words
         parsed = self.parse(self.tokenized.prompt).entities if self.parse else ()
-        heads = [e.word.span for e in parsed if span[0] <= e.word.span[0] and e.word.span[1] <= span[1]]
+        heads = [e.noun.span for e in parsed if span[0] <= e.noun.span[0] and e.noun.span[1] <= span[1]]
         for first, second in pairwise(heads):
             if re.search(r",|&|\b(and|or)\b", self._slice((first[1], second[0]))):
                 raise ValueError(

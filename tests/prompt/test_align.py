@@ -71,7 +71,7 @@ def test_tokenizers_without_a_start_token():
 
 def test_repeated_words_resolve_by_position():
     aligned = align(structure("a red cat and a red cat", "red", "cat", "red", "cat"), golden_tokenizer())
-    assert [e.word.token_indices for e in aligned.entities] == [(2,), (3,), (6,), (7,)]
+    assert [e.noun.token_indices for e in aligned.entities] == [(2,), (3,), (6,), (7,)]
     assert aligned.n_tokens == 9
 
 
@@ -82,7 +82,7 @@ def test_words_beyond_the_limit_get_nothing_and_a_warning(slow):
     prompt = "a cat and a dog on a xylophone"  # six words fit between start and end
     with pytest.warns(UserWarning, match=r"12 tokens.*keeps 8: it does not see xylophone"):
         aligned = align(structure(prompt, "cat", "dog", "xylophone"), tokenizer)
-    assert [e.word.token_indices for e in aligned.entities] == [(2,), (5,), ()]
+    assert [e.noun.token_indices for e in aligned.entities] == [(2,), (5,), ()]
     assert aligned.n_tokens == 8
 
 

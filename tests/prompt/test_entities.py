@@ -15,7 +15,7 @@ def parse(text, *columns):
 
 
 def found(parse):
-    return [(e.word.text, [m.text for m in e.modifiers]) for e in extract_entities(parse)]
+    return [(e.noun.text, [m.text for m in e.modifiers]) for e in extract_entities(parse)]
 
 
 def recorded(name):
@@ -146,7 +146,7 @@ def test_predicates_of_two_verbs_with_one_subject():
 
 def test_ignored_nouns_go_with_their_modifiers():
     given = recorded("photo_of")
-    assert [e.word.text for e in extract_entities(given, {"photo"})] == ["panda"]
+    assert [e.noun.text for e in extract_entities(given, {"photo"})] == ["panda"]
 
 
 @pytest.mark.parametrize("label", ["amod", "conj", "acomp", "nsubj", "relcl", "compound"])

@@ -22,7 +22,7 @@ def parsed(prompt):
 
 
 def spans(prompt):
-    return [(e.word.span, [m.span for m in e.modifiers]) for e in parsed(prompt)]
+    return [(e.noun.span, [m.span for m in e.modifiers]) for e in parsed(prompt)]
 
 
 def recorded(record):
@@ -52,7 +52,7 @@ def test_prompts_of_many_kinds():
     "prompt", ["bright and colorful", "", "   ", "🐱", "...", "?!, ;", "\n\t", "\x00", "12 34", "\ud83d"]
 )
 def test_nothing_to_see(prompt):
-    assert all(any(c.isalnum() for c in e.word.text) for e in parsed(prompt))
+    assert all(any(c.isalnum() for c in e.noun.text) for e in parsed(prompt))
     if prompt != "12 34":
         assert parsed(prompt) == ()
 
@@ -64,7 +64,7 @@ def test_typographic_punctuation():
 def test_long_prompt():
     prompt = ", ".join(["a red cat and a wooden chair"] * 40)
     assert len(prompt.split()) == 280
-    assert sum(e.word.text == "cat" for e in parsed(prompt)) == 40
+    assert sum(e.noun.text == "cat" for e in parsed(prompt)) == 40
 
 
 @settings(max_examples=150)
@@ -72,11 +72,11 @@ def test_long_prompt():
 def test_any_string(prompt):
     entities = parsed(prompt)
     for entity in entities:
-        for word in (entity.word, *entity.modifiers):
+        for word in (entity.noun, *entity.modifiers):
             assert prompt[slice(*word.span)] == word.text
-        assert entity.word not in entity.modifiers
+        assert entity.noun not in entity.modifiers
         assert list(entity.modifiers) == sorted(entity.modifiers, key=lambda m: m.span)
-    assert list(entities) == sorted(entities, key=lambda e: e.word.span)
+    assert list(entities) == sorted(entities, key=lambda e: e.noun.span)
 
 
 @settings(max_examples=150)
@@ -91,11 +91,11 @@ def test_spaces_and_case_change_nothing(prompt):
 def test_token_indices_of_every_golden_prompt():
     for record in golden("prompt_tokens.jsonl"):
         structure = structure_of(record["prompt"], golden_tokenizer(), parser="embedded")
-        if [e.word.text for e in structure.entities] != [e["text"] for e in record["entities"]]:
+        if [e.noun.text for e in structure.entities] != [e["text"] for e in record["entities"]]:
             continue  # a wrong parse is for test_golden_prompts
         assert structure.n_tokens == len(record["clip_tokens"])
         for entity, expected in zip(structure.entities, record["entities"], strict=True):
-            assert list(entity.word.token_indices) == expected["token_indices"]
+            assert list(entity.noun.token_indices) == expected["token_indices"]
 
 
 def test_ignore_nouns():

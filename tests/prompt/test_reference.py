@@ -61,7 +61,7 @@ def test_a_doc_and_a_tokenizer_give_the_same_groups_as_a_structure(method):
         if "error" in record["official"]:
             continue
         structure = reference_structure(record["prompt"], golden_tokenizer(), method, doc_of(record))
-        groups = [[*entity.modifiers, entity.word] for entity in structure.entities]
+        groups = [[*entity.modifiers, entity.noun] for entity in structure.entities]
         assert as_recorded(groups, method == "ebama") == record["official"]["groups"]
         assert structure.backend == f"{method} reference, doc"
         assert structure.n_tokens == len(record["clip_tokens"])
@@ -75,7 +75,7 @@ def test_a_word_that_does_not_align_drops_out_but_is_remembered():
         [2, 2, 2, 2, 5, 2],
     )  # fmt: skip
     (entity,) = reference_structure(prompt, golden_tokenizer(), "syngen", doc).entities
-    assert (entity.word.text, entity.word.token_indices) == ("red", (2,))
+    assert (entity.noun.text, entity.noun.token_indices) == ("red", (2,))
     assert [(m.text, m.token_indices) for m in entity.modifiers] == [("café", ())]
 
 

@@ -17,7 +17,7 @@ def resolved(subjects, prompt=PROMPT):
     structure = structure_of(prompt, golden_tokenizer(), subjects)
     assert structure.backend == "subjects"
     return [
-        (e.word.text, e.word.token_indices, {m.text: m.token_indices for m in e.modifiers}) for e in structure.entities
+        (e.noun.text, e.noun.token_indices, {m.text: m.token_indices for m in e.modifiers}) for e in structure.entities
     ]
 
 
@@ -111,7 +111,7 @@ SUBJECT = st.recursive(
 def test_whatever_is_given_resolves_or_raises_value_error(subjects, prompt):
     with contextlib.suppress(ValueError):
         structure = structure_of(prompt, golden_tokenizer(), subjects, parser="embedded")
-        nouns = [i for entity in structure.entities for i in entity.word.token_indices]
+        nouns = [i for entity in structure.entities for i in entity.noun.token_indices]
         assert len(structure.entities) == len(subjects)
         assert nouns and len(set(nouns)) == len(nouns)
         assert all(1 <= i <= structure.n_tokens - 2 for entity in structure.entities for i in entity.token_indices)
@@ -126,7 +126,7 @@ def test_subject_beyond_the_text_encoder():
 
 def test_embeddings_take_token_indices_only():
     structure = resolve_subjects([3, (4, 5), ([1], [2])], None, golden_tokenizer())
-    assert [e.word.token_indices for e in structure.entities] == [(3,), (4, 5), (2,)]
+    assert [e.noun.token_indices for e in structure.entities] == [(3,), (4, 5), (2,)]
     assert structure.n_tokens == 77 and structure.prompt is None
     for subjects in (["cat"], [("red", "cat")]):
         with pytest.raises(ValueError, match="given as embeddings, so subjects must be token indices"):
@@ -140,5 +140,5 @@ def test_parsed_words_beyond_the_text_encoder_are_left_out():
     prompt = "a dog and " * 25 + "a red cat"
     with pytest.warns(UserWarning, match="does not see red, cat|does not see cat, red"):
         structure = structure_of(prompt, golden_tokenizer())
-    assert {e.word.text for e in structure.entities} == {"dog"}
-    assert all(e.word.token_indices for e in structure.entities)
+    assert {e.noun.text for e in structure.entities} == {"dog"}
+    assert all(e.noun.token_indices for e in structure.entities)

@@ -44,6 +44,6 @@ def subjects_of(prompt: str) -> list[str]:
 
 
 def _with_article(prompt: str, entity: Entity) -> str:
-    start = min(word.span[0] for word in (*entity.modifiers, entity.word))
+    start = min(word.span[0] for word in (*entity.modifiers, entity.noun))
     article = re.search(r"\b(an?|the)\s+$", prompt[:start], re.IGNORECASE)
     return f"{article[1]} {entity.text}" if article else entity.text
