@@ -28,6 +28,12 @@ class TokenizedPrompt:
     spans: tuple[Span | None, ...]
     n_tokens: int
 
+    @property
+    def encoders(self) -> tuple[tuple[int, ...], ...]:
+        """The positions between start and end of text, of the one text encoder there is."""
+        first = int(bool(self.spans) and self.spans[0] is None)
+        return (tuple(range(first, self.n_tokens - 1)),)
+
     def positions(self) -> list[int]:
         """The positions that stand for text and that the encoder keeps: 1 .. n_tokens - 2 for CLIP."""
         return [i for i, span in enumerate(self.spans[: self.n_tokens - 1]) if span is not None]
@@ -58,7 +64,7 @@ def tokenize(tokenizer: Any, prompt: str) -> TokenizedPrompt:
 
 
 def align(structure: PromptStructure, tokenizer: Any) -> PromptStructure:
-    """The same structure with every word's token indices and `n_tokens`.
+    """The same structure with every word's token indices, `n_tokens` and `encoders`.
 
     Words beyond the encoder's length get no indices, and a UserWarning names them.
     """
@@ -78,7 +84,7 @@ def align(structure: PromptStructure, tokenizer: Any) -> PromptStructure:
             f"it does not see {', '.join(lost)}",
             stacklevel=2,
         )
-    return dataclasses.replace(structure, entities=entities, n_tokens=tokenized.n_tokens)
+    return dataclasses.replace(structure, entities=entities, n_tokens=tokenized.n_tokens, encoders=tokenized.encoders)
 
 
 def check_second_tokenizer(structure: PromptStructure, first: Any, second: Any) -> None:
