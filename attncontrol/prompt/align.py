@@ -20,19 +20,14 @@ class TokenizedPrompt:
 
     `pieces` are all tokens, special ones included, `spans` the half-open character range of each in the prompt as
     given (None for special tokens). The encoder keeps the first `n_tokens` positions, the last of them for the end
-    of text; without truncation `n_tokens == len(pieces)`.
+    of text; without truncation `n_tokens == len(pieces)`. `encoders` holds the positions that are words, per encoder.
     """
 
     prompt: str
     pieces: tuple[str, ...]
     spans: tuple[Span | None, ...]
     n_tokens: int
-
-    @property
-    def encoders(self) -> tuple[tuple[int, ...], ...]:
-        """The positions between start and end of text, of the one text encoder there is."""
-        first = int(bool(self.spans) and self.spans[0] is None)
-        return (tuple(range(first, self.n_tokens - 1)),)
+    encoders: tuple[tuple[int, ...], ...]
 
     def positions(self) -> list[int]:
         """The positions that stand for text and that the encoder keeps: 1 .. n_tokens - 2 for CLIP."""
@@ -48,8 +43,11 @@ class TokenizedPrompt:
 def tokenize(tokenizer: Any, prompt: str) -> TokenizedPrompt:
     """Tokenize as diffusers does, textual-inversion tokens of several vectors expanded, and locate every piece.
 
-    `tokenizer` is a transformers tokenizer, fast or slow, that ends its sequences with one end-of-text token.
+    `tokenizer` is a transformers tokenizer, fast or slow, that ends its sequences with one end-of-text token, or a
+    `TextReader` of several.
     """
+    if hasattr(tokenizer, "tokenized"):
+        return tokenizer.tokenized(prompt)
     text, origin = _expand_textual_inversion(tokenizer, prompt)
     fast = getattr(tokenizer, "is_fast", False)
     encoded = tokenizer(text, truncation=False, return_offsets_mapping=fast, verbose=False)
@@ -60,7 +58,9 @@ def tokenize(tokenizer: Any, prompt: str) -> TokenizedPrompt:
     else:
         located = _consume(tokenizer, ids, pieces, text)
     spans = tuple(s and (origin[s[0]][0], origin[s[1] - 1][1]) for s in located)
-    return TokenizedPrompt(prompt, pieces, spans, min(len(pieces), tokenizer.model_max_length))
+    n_tokens = min(len(pieces), tokenizer.model_max_length)
+    first = int(bool(spans) and spans[0] is None)  # T5 and its like have no start token
+    return TokenizedPrompt(prompt, pieces, spans, n_tokens, (tuple(range(first, n_tokens - 1)),))
 
 
 def align(structure: PromptStructure, tokenizer: Any) -> PromptStructure:
