@@ -96,6 +96,9 @@ class AttentionControl:
         self._scheduler = scheduler
         self._running, self._thread = False, threading.get_ident()
         self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
+        self._prompt_is_checked = False
+        if hasattr(self.pipe, "encode_prompt"):
+            self.pipe.encode_prompt = self._checking(self.pipe.encode_prompt)
         scheduler.step = self._moving_step(scheduler.step)
         scheduler.set_timesteps = self._starting(scheduler.set_timesteps)
         return self
@@ -104,6 +107,7 @@ class AttentionControl:
         self._handle.remove()
         for name in ("step", "set_timesteps"):
             vars(self._scheduler).pop(name, None)
+        vars(self.pipe).pop("encode_prompt", None)
         if exception[0] is None:
             self._engine.confirm_moves()
             if not self._running:
@@ -127,6 +131,25 @@ class AttentionControl:
         self._move: Tensor | None = None
         self._inside = False
 
+    def _checking(self, encode_prompt: Any) -> Any:
+        """`encode_prompt` that refuses another prompt than the one whose words are guided; it comes first in a run."""
+
+        @functools.wraps(encode_prompt)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            prompt = kwargs.get("prompt", args[0] if args else None)
+            if not self._prompt_is_checked and prompt is not None:
+                self._prompt_is_checked = True
+                given = [prompt] if isinstance(prompt, str) else list(prompt)
+                guided = [target.structure.prompt for target in self.subjects]
+                if None not in guided and given != guided:
+                    raise ValueError(
+                        f"this block controls the prompt {_shown(guided)}, but the pipeline was called with "
+                        f"{_shown(given)}: attach with the prompt of the call, in a `with` block for each"
+                    )
+            return encode_prompt(*args, **kwargs)
+
+        return wrapper
+
     def _starting(self, set_timesteps: Any) -> Any:
         """Every run of a pipeline sets its timesteps once, first of all: state of an earlier run ends there."""
 
@@ -135,6 +158,7 @@ class AttentionControl:
             if family_of(self.pipe).denoiser is not self._family.denoiser:
                 raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
             self._new_run()
+            self._prompt_is_checked = False
             self._running, self._thread = True, threading.get_ident()
             return set_timesteps(*args, **kwargs)
 
@@ -183,6 +207,10 @@ class AttentionControl:
             return step(model_output, timestep, sample, *args, **kwargs)
 
         return wrapper
+
+
+def _shown(prompts: Sequence[str]) -> str:
+    return repr(prompts[0]) if len(prompts) == 1 else repr(list(prompts))
 
 
 def prepare_subjects(

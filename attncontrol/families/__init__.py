@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,6 +88,13 @@ def family_of_checkpoint(index: Mapping[str, Any]) -> type[Family]:
         if class_name == "UNet2DConditionModel":
             return XLFamily if "tokenizer_2" in index else UNetFamily
     raise ValueError(f"a {index.get('_class_name')} has no denoiser that can be controlled. {INSTEAD}")
+
+
+def has_transformer_family(stock: type | None) -> bool:
+    """Whether a diffusers pipeline class is made around a transformer that has a family."""
+    parameters = inspect.signature(stock.__init__).parameters if stock is not None else {}
+    declared = parameters["transformer"].annotation if "transformer" in parameters else None
+    return getattr(declared, "__name__", declared) in KNOWN
 
 
 def _is_compiled(denoiser: Any) -> bool:

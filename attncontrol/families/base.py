@@ -43,6 +43,7 @@ class Family(ABC):
         self.pipe = pipe
         self.denoiser: nn.Module = getattr(pipe, self.component)
         self._signature = inspect.signature(type(self.denoiser).forward)
+        self._positional: tuple[str, ...] = ()  # the arguments that the pipeline gives by position
 
     @classmethod
     def weightless(cls, config: dict[str, Any], dtype: torch.dtype) -> Family:
@@ -85,6 +86,7 @@ class Family(ABC):
         """All arguments of one denoiser call by name."""
         bound = self._signature.bind(self.denoiser, *args, **kwargs).arguments
         bound.pop("self")
+        self._positional = tuple(self._signature.parameters)[1 : len(args) + 1]
         return {**bound.pop("kwargs", {}), **bound}
 
     def moved(self, args: tuple, kwargs: Call, latents: Tensor) -> tuple[tuple, Call]:
@@ -94,6 +96,11 @@ class Family(ABC):
             return args, {**kwargs, self.latents_argument: value}
         place = list(self._signature.parameters).index(self.latents_argument) - 1
         return (*args[:place], value, *args[place + 1 :]), kwargs
+
+    def run(self, call: Call) -> None:
+        """Calls the denoiser; what the pipeline gave by position goes by position, where hooks of others read it."""
+        named = {name: value for name, value in call.items() if name not in self._positional}
+        self.denoiser(*[call[name] for name in self._positional], **named)
 
     def latents(self, call: Call) -> Tensor:
         """The noisy latents of a call, [rows, ...], shaped as the scheduler's sample."""

@@ -72,7 +72,7 @@ class GuidedPass:
             capture.installed(),
         ):
             with suppress(ForwardTruncated), _lasting_weights(denoiser):
-                denoiser(**call)
+                self.family.run(call)
             yield leaf, self._maps(capture, len(rows))
 
     @contextmanager

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines import auto_pipeline
 from diffusers.utils import BaseOutput
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from attncontrol.control import attach
+from attncontrol.families import family_of, has_transformer_family
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.losses.combining import Control
+from attncontrol.losses.registry import nearest
 from attncontrol.models import resolve, tuned_settings
 
 
@@ -38,9 +44,9 @@ class AttentionControlPipeline:
         pipe = AttentionControlPipeline.from_pretrained("emoji")
         pipe("a cat and a frog", control="attend-and-excite").images[0]
 
-    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x or XL id or folder with all
-    arguments of diffusers, and returns the controlled form of the stock pipeline that the checkpoint names;
-    `from_pipe` shares the components of an existing pipeline.
+    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x, XL or 3, FLUX.1, PixArt or
+    Qwen-Image id or folder with all arguments of diffusers, and returns the controlled form of the stock pipeline that
+    the checkpoint names; `from_pipe` shares the components of an existing pipeline.
     """
 
     stock_name: ClassVar[str]
@@ -51,11 +57,17 @@ class AttentionControlPipeline:
         super().__init_subclass__(**kwargs)
         if "stock_name" in vars(cls):  # a subclass of a form is no form for others to get
             cls._forms[cls.stock_name] = cls
+            link_to_auto_pipelines(cls)
         cls._forms[cls.__name__] = cls
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AttentionControlPipeline:
         """Loads a checkpoint. Raises ValueError for a folder that is missing, incomplete or of another family."""
+        if "custom_pipeline" in kwargs:
+            raise ValueError(
+                "from_pretrained takes no custom_pipeline here: a controlled pipeline is the controlled form of a "
+                "stock one. Load yours with diffusers and call it inside `with attncontrol.attach(...)`"
+            )
         path = resolve(pretrained_model_name_or_path)
         if cls is AttentionControlPipeline:
             return cls._form_for(path, kwargs).from_pretrained(path, **kwargs)
@@ -89,11 +101,16 @@ class AttentionControlPipeline:
 
     @classmethod
     def _form(cls, class_name: Any, what: str) -> type[AttentionControlPipeline]:
+        if class_name not in cls._forms and has_transformer_family(stock := getattr(diffusers, str(class_name), None)):
+            name = f"{class_name.removesuffix('Pipeline')}AttentionControlPipeline"
+            doc = f"`{class_name}` whose call takes `control`, `subjects`, `layout`."
+            type(name, (AttentionControlPipeline, stock), {"stock_name": class_name, "__doc__": doc})
         if class_name not in cls._forms:
             stock = ", ".join(sorted({form.stock_name for form in cls._forms.values()}))
             raise ValueError(
                 f"{what} is a {class_name}, which has no controlled form; there is one for {stock}. "
-                "Other pipelines around a Stable Diffusion UNet can be controlled with attncontrol.attach"
+                "and for pipelines of FLUX.1, Stable Diffusion 3, PixArt and Qwen-Image. Others around a Stable "
+                "Diffusion UNet can be controlled with attncontrol.attach"
             )
         return cls._forms[class_name]
 
@@ -106,8 +123,8 @@ class AttentionControlPipeline:
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock pipeline; `clip_skip` works with text encoders that have no inner `text_model` as well."""
-        encoder = self.text_encoder
-        if encoder is None or hasattr(encoder, "text_model"):
+        encoder = getattr(self, "text_encoder", None)
+        if not isinstance(encoder, CLIPTextModel | CLIPTextModelWithProjection) or hasattr(encoder, "text_model"):
             return super().encode_prompt(*args, **kwargs)
         # transformers 5.6 merged the inner model into its parent, which diffusers still asks for (diffusers #14124)
         vars(encoder)["text_model"] = encoder
@@ -141,6 +158,7 @@ class AttentionControlPipeline:
         Returns an `AttentionControlOutput`, or the stock tuple with `return_dict=False`. Raises ValueError for
         prompts, subjects, layouts or sizes that cannot be used.
         """
+        self._check_names(args, kwargs)
         if control is None and not record_maps:
             return self._output(super().__call__(prompt, *args, **kwargs), None)
         self._check(prompt, kwargs)
@@ -158,11 +176,20 @@ class AttentionControlPipeline:
             output = super().__call__(prompt, *args, **kwargs)
         return self._output(output, control.record)
 
+    def _check_names(self, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        """Raises TypeError for a keyword that the stock call does not know, which some swallow without a word."""
+        own = inspect.signature(AttentionControlPipeline.__call__).parameters
+        stock = inspect.signature(getattr(diffusers, self.stock_name).__call__).parameters
+        known = [name for name, p in {**own, **stock}.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        for name in kwargs.keys() - {*known, "callback", "callback_steps"}:
+            raise TypeError(f"a controlled {self.stock_name} takes no argument {name!r}{nearest(name, known[1:])}")
+
     def _check(self, prompt: Any, kwargs: Mapping[str, Any]) -> None:
+        multiple = family_of(self).size_multiple
         for name in ("height", "width"):
             size = kwargs.get(name)
-            if size is not None and (not isinstance(size, int) or size <= 0 or size % 8):
-                raise ValueError(f"{name} must be a positive multiple of 8, got {size!r}")
+            if size is not None and (not isinstance(size, int) or size <= 0 or size % multiple):
+                raise ValueError(f"{name} must be a positive multiple of {multiple}, got {size!r}")
         latents = kwargs.get("latents")
         if latents is not None and not torch.isfinite(latents).all():
             raise ValueError("the given latents are not finite")
@@ -172,6 +199,15 @@ class AttentionControlPipeline:
         if isinstance(output, tuple):
             return output
         return AttentionControlOutput(output.images, getattr(output, "nsfw_content_detected", None), record)
+
+
+def link_to_auto_pipelines(form: type[AttentionControlPipeline]) -> None:
+    """Lets diffusers' `AutoPipelineFor...from_pipe` take a controlled form for the stock pipeline it stands for."""
+    for mapping in tuple(auto_pipeline.SUPPORTED_TASKS_MAPPINGS):
+        for model, stock in mapping.items():
+            if stock.__name__ == form.stock_name:
+                auto_pipeline.SUPPORTED_TASKS_MAPPINGS.append({model: form})
+                return
 
 
 def _embedded_prompts(kwargs: Mapping[str, Any]) -> list[None] | None:
