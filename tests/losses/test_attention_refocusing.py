@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from attncontrol.attention.maps import aggregate, resoftmax, smooth, token_means
 from attncontrol.layout import cell_masks
-from attncontrol.layout.published import published_objects
 from attncontrol.losses import AttentionRefocusing, Evaluation
 from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss
 from tests.golden import golden_cases
+from tests.layout.published import published_objects
 from tests.losses.inputs import attentions, gradient
 from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling
 
