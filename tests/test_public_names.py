@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pydoc
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def test_type_checkers_see_all_methods():
 def test_help_begins_with_what_one_can_do():
     screen = pydoc.plain(pydoc.render_doc(attncontrol)).splitlines()[:24]
     assert all(any(verb in line for line in screen) for verb in ("attach(", "from_pretrained(", "create_method("))
+
+
+@pytest.mark.parametrize("cls", attncontrol.method_classes().values(), ids=lambda cls: cls.name)
+def test_help_of_a_method_explains_every_setting(cls):
+    text = " ".join(inspect.getdoc(cls).split())
+    for name, default in cls().settings().items():
+        meaning = " ".join(cls.__dataclass_fields__[name].metadata["help"].split())
+        assert f"{name}: {meaning} (default: {default!r})." in text
 
 
 def test_an_unknown_name_is_an_attribute_error():
