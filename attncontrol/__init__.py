@@ -1,16 +1,51 @@
-"""Test-time cross-attention control for diffusers text-to-image pipelines."""
+"""Test-time cross-attention control for diffusers text-to-image pipelines.
+
+Make an image:
+    AttentionControlPipeline.from_pretrained(...)   a Stable Diffusion that is called with `control=`
+    attach(pipe, control, prompt=...)               controls a diffusers pipeline inside a `with` block
+
+Choose a method:
+    method_classes()                                all methods by name
+    create_method(name, **settings)                 the method of that name
+    help(attncontrol.SynGen)                        what a method does, and its settings
+
+Example:
+    pipe = AttentionControlPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    output = pipe("a red crown and a blue bow", control="attend-and-excite + 0.5*syngen")
+    output.images[0].save("crown.png")
+"""
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attncontrol.control import AttentionControl as AttentionControl
+    from attncontrol.control import attach as attach
+    from attncontrol.losses import AStar as AStar
+    from attncontrol.losses import AttendAndExcite as AttendAndExcite
+    from attncontrol.losses import AttentionRefocusing as AttentionRefocusing
+    from attncontrol.losses import BoxDiff as BoxDiff
+    from attncontrol.losses import Conform as Conform
+    from attncontrol.losses import Context as Context
+    from attncontrol.losses import Ebama as Ebama
+    from attncontrol.losses import Evaluation as Evaluation
+    from attncontrol.losses import LayoutGuidance as LayoutGuidance
+    from attncontrol.losses import Method as Method
+    from attncontrol.losses import MethodSum as MethodSum
+    from attncontrol.losses import SynGen as SynGen
+    from attncontrol.losses import create_method as create_method
+    from attncontrol.losses import method_classes as method_classes
+    from attncontrol.pipelines import AttentionControlOutput as AttentionControlOutput
+    from attncontrol.pipelines import AttentionControlPipeline as AttentionControlPipeline
 
 __version__ = version("attncontrol")
 
 _HOMES = {
-    "AttentionControl": "attncontrol.control",
-    "AttentionControlOutput": "attncontrol.pipelines",
     "AttentionControlPipeline": "attncontrol.pipelines",
     "attach": "attncontrol.control",
+    "AttentionControl": "attncontrol.control",
+    "AttentionControlOutput": "attncontrol.pipelines",
 }
 
 

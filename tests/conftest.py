@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist has the other cores; programs that tests start inherit it
+
 import pytest
 import torch
 from hypothesis import settings
@@ -5,13 +9,27 @@ from hypothesis import settings
 from attncontrol import AttentionControlPipeline
 from tests import tiny
 
-torch.set_num_threads(2)
-settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
-settings.load_profile("untimed")
+torch.set_num_threads(1)
+# Without deadlines: a busy machine fails no test.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("random", deadline=None, max_examples=500, print_blob=True)
 
 
 def pytest_addoption(parser):
     parser.addoption("--screenshots", metavar="DIR", help="keep the demo's screenshots there, of 30-step images")
+
+
+def pytest_configure(config):
+    settings.load_profile("repeatable" if config.option.markexpr == "not slow" else "random")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(config, items):
+    """Property tests run in the default selection and, with random examples and many more, among the slow ones."""
+    if config.option.markexpr == "slow":
+        for item in items:
+            if hasattr(item.obj, "hypothesis"):
+                item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

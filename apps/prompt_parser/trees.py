@@ -58,7 +58,7 @@ def flatten(roots: list[Node]) -> Sample:
     def visit(node: Node, label: str) -> int:
         children = [visit(child, name) for name, child in node.left]
         index = len(sample.words)
-        sample.words.append(node.noun)
+        sample.words.append(node.word)
         sample.tags.append(node.tag)
         sample.labels.append(label)
         sample.heads.append(index)

@@ -2,9 +2,20 @@
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
 from attncontrol.losses.base import Context, Evaluation, Method, MethodSum
 from attncontrol.losses.registry import create_method, method_classes
+
+if TYPE_CHECKING:
+    from attncontrol.losses.a_star import AStar as AStar
+    from attncontrol.losses.attend_and_excite import AttendAndExcite as AttendAndExcite
+    from attncontrol.losses.attention_refocusing import AttentionRefocusing as AttentionRefocusing
+    from attncontrol.losses.boxdiff import BoxDiff as BoxDiff
+    from attncontrol.losses.conform import Conform as Conform
+    from attncontrol.losses.ebama import Ebama as Ebama
+    from attncontrol.losses.layout_guidance import LayoutGuidance as LayoutGuidance
+    from attncontrol.losses.syngen import SynGen as SynGen
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -12,11 +23,11 @@ for _module in pkgutil.iter_modules(__path__):
 globals().update({cls.__name__: cls for cls in method_classes().values()})
 
 __all__ = [
-    "Context",
-    "Evaluation",
-    "Method",
-    "MethodSum",
     "create_method",
     "method_classes",
+    "Method",
+    "MethodSum",
+    "Context",
+    "Evaluation",
     *(cls.__name__ for cls in method_classes().values()),
 ]

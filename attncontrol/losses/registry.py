@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
@@ -14,14 +16,31 @@ _methods: dict[str, type[Method]] = {}
 
 
 def register(name: str, *, summary: str, paper: str) -> Callable[[type[Method]], type[Method]]:
-    """Class decorator that makes a method known under `name`, with a one-line summary and its source."""
+    """Makes a method known under a name and adds its settings to its docstring; a class decorator.
+
+    Args:
+        name: What users call the method.
+        summary: What it does, in one line.
+        paper: Its source.
+    """
 
     def add(cls: type[Method]) -> type[Method]:
         cls.name, cls.summary, cls.paper = name, summary, paper
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or summary)}\n\nArgs:\n{_settings_block(cls)}\n"
         _methods[name] = cls
         return cls
 
     return add
+
+
+def _settings_block(cls: type[Method]) -> str:
+    """The settings of a method as the lines of an Args block, with their defaults."""
+    lines = []
+    for field in dataclasses.fields(cls):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        text = f"{field.name}: {field.metadata['help']} (default: {default!r})."
+        lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def method_classes() -> dict[str, type[Method]]:

@@ -11,7 +11,7 @@ from attncontrol.attention.maps import index_tensor
 from attncontrol.prompt.structure import PromptStructure
 
 Group = Sequence[Sequence[int]]
-FAINT = 1e-12  # least sum of a map that is normalised
+FAINT = 1e-12  # a map with a lower peak is brightened before it is normalised
 
 
 def word_groups(prompt: PromptStructure, lost_words: bool = False) -> list[list[tuple[int, ...]]]:
@@ -42,9 +42,13 @@ def prompt_words(prompt: PromptStructure) -> list[int]:
 def distributions(attention: Tensor) -> Tensor:
     """Every token's map as a distribution over pixels: [height, width, tokens] -> [tokens, pixels], rows of sum 1.
 
-    A map that is zero everywhere, or so faint (a sum below 1e-12) that its gradient might overflow, stays as it is.
+    The scale of a map does not matter, down to a peak of the smallest normal number; a map below stays as it is.
+    A map whose peak is below 1e-12 gets the gradient of its brightened copy: its own might overflow.
     """
     maps = attention.flatten(0, 1).T
+    peak = maps.detach().amax(1, keepdim=True)
+    faint = (peak >= torch.finfo(maps.dtype).tiny) & (peak < FAINT)
+    maps = maps + torch.where(faint, maps.detach() * (1 / peak - 1), 0)
     total = maps.sum(1, keepdim=True)
     return maps / torch.where(total < FAINT, 1, total)
 

@@ -9,7 +9,6 @@ from typing import Any
 from attncontrol.prompt.align import align
 from attncontrol.prompt.entities import NON_VISUAL_NOUNS, extract_entities
 from attncontrol.prompt.parser import analyse, load_prompt_parser
-from attncontrol.prompt.reference import reference_structure
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 from attncontrol.prompt.subjects import resolve_subjects
 
@@ -21,7 +20,6 @@ __all__ = [
     "align",
     "load_prompt_parser",
     "parse_prompt",
-    "reference_structure",
     "resolve_subjects",
     "structure_of",
 ]

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.layout import Layout
@@ -47,7 +47,6 @@ def test_order_of_the_pairs():
     assert segregation_terms(maps).tolist() == pytest.approx(expected)
 
 
-@settings(max_examples=30)
 @given(concept_maps, st.randoms(use_true_random=False), st.sampled_from([0.01, 1.0, 300.0]))
 def test_segregation_is_bounded_and_keeps_under_order_and_common_scale(maps, random, scale):
     terms = segregation_terms(maps)
@@ -58,7 +57,6 @@ def test_segregation_is_bounded_and_keeps_under_order_and_common_scale(maps, ran
     assert gradient(terms.sum(), maps)[0].isfinite().all()
 
 
-@settings(max_examples=30)
 @given(concept_maps, st.sampled_from(["max", "quantile", "otsu"]), st.floats(0, 1))
 def test_retention_is_bounded_and_pulls_the_mask_up(maps, rule, threshold):
     masks = binarize(maps, rule, threshold)
@@ -87,7 +85,6 @@ def test_empty_maps_and_masks():
     assert gradient(segregation_terms(empty).sum() + retention_terms(empty, empty).sum(), empty)[0].isfinite().all()
 
 
-@settings(max_examples=30)
 @given(concept_maps)
 def test_binarization_rules(maps):
     largest = maps.amax((1, 2), keepdim=True)
@@ -162,7 +159,6 @@ def test_preparation_of_the_maps():
     assert flat.amax(1).tolist() == [1, 1, 1]
 
 
-@settings(max_examples=20)
 @given(attentions, st.sampled_from(["resoftmax", "raw", "minmax"]))
 def test_gradient_is_finite_and_start_of_text_is_left_alone(attention, normalization):
     method, first = AStar(normalization=normalization), context(GROUPS)

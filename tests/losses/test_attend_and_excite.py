@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -185,7 +185,6 @@ def subject_maps(attention):
     return AttendAndExcite().subject_maps(attention, context(GROUPS, 12))
 
 
-@settings(max_examples=30)
 @given(attentions, st.permutations(range(3)))
 def test_bounds_order_and_gradient(attention, order):
     maps = subject_maps(attention)
@@ -197,7 +196,6 @@ def test_bounds_order_and_gradient(attention, order):
     assert not grad[..., [0, -1]].any()
 
 
-@settings(max_examples=30)
 @given(attentions)
 def test_only_the_worst_subject_is_pulled(attention):
     maps = subject_maps(attention).detach().requires_grad_()

@@ -3,15 +3,15 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.attention.maps import aggregate, resoftmax, smooth, token_means
 from attncontrol.layout import cell_masks
-from attncontrol.layout.published import published_objects
 from attncontrol.losses import AttentionRefocusing, Evaluation
 from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss
 from tests.golden import golden_cases
+from tests.layout.published import published_objects
 from tests.losses.inputs import attentions, gradient
 from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling
 
@@ -315,7 +315,6 @@ def test_nan_in_maps_does_not_raise(variant):
 layouts = st.lists(st.lists(boxes, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(max_examples=30)
 @given(layouts, st.integers(0, 1000), st.sampled_from(["v1", "v2"]), st.integers(0, 49), st.data())
 def test_bounds_gradients_and_order(regions, seed, release, index, data):
     maps, method = denoiser_maps(seed), AttentionRefocusing(release=release)
@@ -330,7 +329,6 @@ def test_bounds_gradients_and_order(regions, seed, release, index, data):
     torch.testing.assert_close(again.loss, result.loss)
 
 
-@settings(max_examples=30)
 @given(attentions, boxes)
 def test_one_object_has_no_outside_term(attention, box):
     size = tuple(attention.shape[:2])
@@ -341,7 +339,6 @@ def test_one_object_has_no_outside_term(attention, box):
     assert 0 <= terms.inside <= 6 and 0 <= terms.background <= 0.5 * (1 + 1e-5)
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 1000), st.lists(boxes, min_size=1, max_size=4))
 def test_leak_is_the_attention_that_leaves_a_box(seed, regions):
     attention = denoiser_maps(seed).self_attention((8, 8))[0].probabilities.detach()

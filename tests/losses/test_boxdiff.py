@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.layout import Layout
@@ -192,7 +192,6 @@ def test_bad_settings(settings_, message):
 layouts = st.lists(st.lists(boxes, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(max_examples=30)
 @given(layouts, st.integers(0, 1000), st.floats(0.01, 1), st.integers(0, 3), st.data())
 def test_bounds_gradients_and_order(regions, seed, fraction, width, data):
     maps, method = denoiser_maps(seed), BoxDiff(top_fraction=fraction, corner_width=width)

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.attention.layers import Layer
@@ -133,7 +133,6 @@ def rows(attention):
     return embeddings, torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
 
 
-@settings(max_examples=25)
 @given(attentions, st.permutations(range(9)), st.sampled_from([0.07, 0.5, 2.0]))
 def test_order_of_rows_and_names_of_groups_do_not_matter(attention, order, temperature):
     embeddings, labels = rows(attention)
@@ -142,7 +141,6 @@ def test_order_of_rows_and_names_of_groups_do_not_matter(attention, order, tempe
         torch.testing.assert_close(loss(embeddings[order], renamed[order]), loss(embeddings, labels))
 
 
-@settings(max_examples=25)
 @given(attentions, st.sampled_from([0.07, 0.5, 2.0]))
 def test_bounds_scale_and_gradient(attention, temperature):
     embeddings, labels = rows(attention)

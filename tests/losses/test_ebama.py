@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from attncontrol.losses import Ebama
@@ -65,7 +65,6 @@ def test_published_terms(case):
         assert [-repulsion.item()] * len(pairs) == pytest.approx([p["negative"] for p in pairs], rel=1e-5)
 
 
-@settings(max_examples=25)
 @given(attentions, st.permutations(range(2)), st.sampled_from(list(DISTANCES)))
 def test_order_of_groups_and_attributes_does_not_matter(attention, order, distance):
     groups = [[*reversed(GROUPS[i][:-1]), GROUPS[i][-1]] for i in order]
@@ -73,9 +72,10 @@ def test_order_of_groups_and_attributes_does_not_matter(attention, order, distan
     torch.testing.assert_close(ebama_binding_loss(attention, groups, WORDS, distance), expected)
 
 
-@settings(max_examples=25)
 @given(attentions, st.sampled_from(["cosine", "tv"]))
+@example(random_attention(seed=0, size=(4, 4), sharpness=30.0), "tv")  # a map whose scale crosses FAINT
 def test_binding_is_bounded_and_scale_invariant(attention, distance):
+    assume(attention.amax((0, 1)).min() > 1e-36)  # a map below the smallest normal number stays as it is
     positive, negative = ebama_binding_loss(attention, GROUPS, WORDS, distance)
     attributes, repulsions = 3 if distance == "cosine" else 2, 3
     assert -1e-6 <= positive <= attributes + 1e-6
@@ -84,7 +84,6 @@ def test_binding_is_bounded_and_scale_invariant(attention, distance):
     torch.testing.assert_close(scaled, (positive, negative), rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=25)
 @given(attentions, st.sampled_from(list(DISTANCES)))
 def test_gradient_is_finite_and_start_of_text_is_left_alone(attention, distance):
     loss = Ebama(distance=distance).evaluate(one_layer(attention), context([[2, (3, 4), 5], [(7, 8)]], 12)).loss

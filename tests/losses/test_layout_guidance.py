@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.attention.layers import Layer
@@ -148,7 +148,6 @@ def test_nan_in_maps_does_not_raise(variant):
 layouts = st.lists(st.lists(boxes, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(max_examples=30)
 @given(layouts, st.integers(0, 1000), st.data())
 def test_bounds_gradients_and_order(regions, seed, data):
     maps, method = denoiser_maps(seed), LayoutGuidance()
@@ -160,7 +159,6 @@ def test_bounds_gradients_and_order(regions, seed, data):
     torch.testing.assert_close(method.evaluate(captured(method, maps), placed(*shuffled)).loss, result.loss)
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 1000), st.floats(0.1, 10), boxes)
 def test_scale_of_a_map_does_not_matter(seed, scale, box):
     attention = denoiser_maps(seed).cross((8, 8))[0].probabilities

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from attncontrol.losses import SynGen
@@ -45,7 +45,6 @@ def test_published_pairs(case):
         assert (-repulsion).tolist() == pytest.approx(negatives, rel=1e-5, abs=1e-6)
 
 
-@settings(max_examples=25)
 @given(attentions, st.permutations(range(2)), st.sampled_from(list(DISTANCES)))
 def test_order_of_groups_and_modifiers_does_not_matter(attention, order, distance):
     groups = [[*reversed(GROUPS[i][:-1]), GROUPS[i][-1]] for i in order]
@@ -53,15 +52,15 @@ def test_order_of_groups_and_modifiers_does_not_matter(attention, order, distanc
     torch.testing.assert_close(syngen_loss(attention, groups, WORDS, distance), expected)
 
 
-@settings(max_examples=25)
 @given(attentions, st.sampled_from(list(DISTANCES)), st.integers(0, 2**31))
+@example(random_attention(seed=0, size=(4, 4), sharpness=30.0), "tv", 0)  # maps whose scale crosses FAINT
 def test_scale_of_a_map_does_not_matter(attention, distance, seed):
+    assume(attention.amax((0, 1)).min() > 1e-36)  # a map below the smallest normal number stays as it is
     scale = torch.rand(attention.shape[-1], generator=torch.Generator().manual_seed(seed)) + 0.1
     scaled = syngen_loss(attention * scale, GROUPS, WORDS, distance)
     torch.testing.assert_close(scaled, syngen_loss(attention, GROUPS, WORDS, distance), rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=25)
 @given(attentions, st.sampled_from(list(DISTANCES)))
 def test_signs_and_reach_of_the_gradient(attention, distance):
     positive, negative = syngen_loss(attention, GROUPS, WORDS, distance)

@@ -5,8 +5,8 @@ import spacy
 from spacy.tokens import Doc
 
 from attncontrol.prompt.dependencies import DependencyParse
-from attncontrol.prompt.reference import ebama_groups, reference_structure, syngen_groups
 from tests.prompt.clip import golden, golden_tokenizer
+from tests.prompt.reference import ebama_groups, reference_structure, syngen_groups
 
 
 def parse_of(record):

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.prompt import resolve_subjects, structure_of
@@ -106,7 +106,6 @@ SUBJECT = st.recursive(
 )
 
 
-@settings(max_examples=300)
 @given(st.lists(SUBJECT, max_size=4), st.sampled_from([PROMPT, "", "🐱", None]))
 def test_whatever_is_given_resolves_or_raises_value_error(subjects, prompt):
     with contextlib.suppress(ValueError):
