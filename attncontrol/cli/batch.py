@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attncontrol.arguments import DEFAULT_CONTROL
 from attncontrol.cli import options
-from attncontrol.cli.options import DEFAULT_CONTROL
 
 if TYPE_CHECKING:
     from attncontrol.batch import Counts, OutputFolder, Plan, WorkerSettings

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, read_seeds, slug
 from attncontrol.cli import options
-from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+from attncontrol.cli.errors import option
 
 
 def compare(
@@ -44,14 +45,15 @@ def compare(
     """
     options.check_size(width, height)
     guidance = options.read_guidance_scale(guidance_scale, model)
-    numbers = options.read_seeds(seeds)
+    with option("--seeds"):
+        numbers = read_seeds(seeds)
     named, placed = options.read_subjects(subjects), options.read_layout_option(layout)
     names = [name.strip() for name in controls.split(",") if name.strip() not in ("", PLAIN)]
     if not names:
         raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
     columns = [options.read_control(name, [], model) for name in (PLAIN, *names)]
 
-    from attncontrol.cli.loading import check_targets, load_pipeline, slug, step_progress
+    from attncontrol.cli.loading import check_targets, load_pipeline, step_progress
     from attncontrol.images.drawing import Request, draw
     from attncontrol.images.recipe import save_image
     from attncontrol.losses.combining import control_name

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from attncontrol.arguments import DEFAULT_CONTROL, LARGEST_SEED, PLAIN, slug
 from attncontrol.cli import options
-from attncontrol.cli.options import DEFAULT_CONTROL, LARGEST_SEED, PLAIN
 
 
 def generate(
@@ -65,7 +65,7 @@ def generate(
         raise ValueError(f"--control: {PLAIN!r} makes no use of --subjects and --layout")
     methods = options.read_control(control, settings or [], model)
 
-    from attncontrol.cli.loading import check_targets, load_pipeline, slug, step_progress
+    from attncontrol.cli.loading import check_targets, load_pipeline, step_progress
     from attncontrol.images.drawing import Request, draw
     from attncontrol.images.recipe import save_image
     from attncontrol.losses.combining import control_name

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attncontrol.arguments import PLAIN, check_side, read_assignment
 from attncontrol.cli.errors import option
 
 if TYPE_CHECKING:
     from attncontrol.losses import MethodSum
-
-LARGEST_SEED = 2**63 - 1
-PLAIN = "none"
-DEFAULT_CONTROL = "attend-and-excite"
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)]
 Subjects = Annotated[
@@ -77,19 +74,6 @@ def read_control(name: str, assignments: Sequence[str], model: str) -> MethodSum
         return with_settings(methods, dict(read_assignment(text) for text in assignments))
 
 
-def read_assignment(text: str) -> tuple[str, Any]:
-    """`key=value`; the value is JSON, "none", numbers separated by commas, or else a text."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"{text!r} must have the form key=value, as in step_size=15 or syngen.step_size=15")
-    for form in (value, f"[{value}]") if "," in value else (value,):
-        try:
-            return key.strip(), json.loads(form)
-        except ValueError:
-            continue
-    return key.strip(), None if value.strip().lower() == PLAIN else value.strip()
-
-
 def read_subjects(texts: Sequence[str] | None) -> list[Any] | None:
     """The values of `--subjects` as the pipeline takes them."""
     if not texts:
@@ -125,22 +109,12 @@ def read_layout_option(value: str | None) -> Any:
         return json.loads(Path(value).read_text(encoding="utf-8"))
 
 
-def read_seeds(text: str) -> list[int]:
-    """Seeds separated by commas."""
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    if not items or any(not item.isdecimal() or int(item) > LARGEST_SEED for item in items):
-        raise ValueError(f"--seeds: {text!r} must be whole numbers from 0 on, separated by commas, as in 0,1,2")
-    seeds = [int(item) for item in items]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds: {text!r} names a seed twice")
-    return seeds
-
-
 def check_size(width: int | None, height: int | None) -> None:
     """Raises ValueError for a side that is not a multiple of 8."""
     for name, side in (("--width", width), ("--height", height)):
-        if side is not None and side % 8:
-            raise ValueError(f"{name}: {side} is not a multiple of 8; the nearest is {max(8, round(side / 8) * 8)}")
+        if side is not None:
+            with option(name):
+                check_side(side)
 
 
 def read_guidance_scale(scale: float | None, model: str) -> float:
