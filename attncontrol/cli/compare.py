@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, read_seeds, slug
-from attncontrol.cli import options
+from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
+from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
 
 
 def compare(
@@ -43,23 +44,29 @@ def compare(
     One labelled picture: a row per seed, a column per method.
     Maps of one subject and seed share a scale, so they can be compared from column to column.
     """
-    options.check_size(width, height)
-    guidance = options.read_guidance_scale(guidance_scale, model)
-    with option("--seeds"):
-        numbers = read_seeds(seeds)
-    named, placed = options.read_subjects(subjects), options.read_layout_option(layout)
     names = [name.strip() for name in controls.split(",") if name.strip() not in ("", PLAIN)]
     if not names:
         raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
-    columns = [options.read_control(name, [], model) for name in (PLAIN, *names)]
-
-    from attncontrol.cli.loading import check_targets, load_pipeline, step_progress
-    from attncontrol.images.drawing import Request, draw
-    from attncontrol.images.recipe import save_image
-    from attncontrol.losses.combining import control_name
-
+    checks.check_prompt(prompt)
+    checks.check_size(width, height)
+    checks.check_controls("--controls", names)
+    checks.check_layout(layout, names)
+    checks.check_model(model)
+    checks.check_folder(output)
+    with option("--seeds"):
+        numbers = read_seeds(seeds)
+    named = options.read_subjects(subjects)
     path = output / f"{slug(prompt)}_compare.png"
     check_targets([path], overwrite)
+    with console.status("starting"):
+        columns = [options.read_control(name, {}, model) for name in (PLAIN, *names)]
+        guidance = options.read_guidance_scale(guidance_scale, model)
+        placed = options.read_layout_option(layout)
+
+        from attncontrol.images.drawing import Request, draw
+        from attncontrol.images.recipe import save_image
+        from attncontrol.losses.combining import control_name
+
     request = Request(
         model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attncontrol.arguments import PLAIN, check_side, read_assignment
+from attncontrol.arguments import LARGEST_SEED, PLAIN, is_seed, read_assignment
+from attncontrol.cli import catalog
 from attncontrol.cli.errors import option
 
 if TYPE_CHECKING:
@@ -59,11 +61,21 @@ Memory = Annotated[
         "--memory", help="low takes more time and less memory under control, auto does so if there is too little."
     ),
 ]
+Control = Annotated[
+    str,
+    typer.Option(
+        "--control",
+        metavar="METHOD",
+        help=f"A method, or several as in 'attend-and-excite + 0.5*syngen'; '{PLAIN}' for plain sampling. "
+        "`attncontrol methods` lists them.",
+        autocompletion=lambda: [*catalog.names(), PLAIN],
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
 
 
-def read_control(name: str, assignments: Sequence[str], model: str) -> MethodSum:
+def read_control(name: str, settings: Mapping[str, Any], model: str) -> MethodSum:
     """The methods of `--control`, with the model's tuned settings and those of `--set`. "none" is an empty sum."""
     from attncontrol.losses.combining import resolve_control, with_settings
     from attncontrol.models import resolve, tuned_settings
@@ -71,7 +83,22 @@ def read_control(name: str, assignments: Sequence[str], model: str) -> MethodSum
     with option("--control"):
         methods = resolve_control(None if name == PLAIN else name, tuned_settings(resolve(model)))
     with option("--set"):
-        return with_settings(methods, dict(read_assignment(text) for text in assignments))
+        return with_settings(methods, settings)
+
+
+def read_settings(assignments: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of `--set`, not yet of any method."""
+    with option("--set"):
+        return dict(read_assignment(text) for text in assignments or ())
+
+
+def read_seed(text: str) -> int:
+    """The seed of `--seed`; for "random" one below 2**32."""
+    if text == "random":
+        return secrets.randbelow(2**32)
+    if not is_seed(text):
+        raise ValueError(f"--seed: {text!r} must be a whole number from 0 to {LARGEST_SEED}, or 'random'")
+    return int(text)
 
 
 def read_subjects(texts: Sequence[str] | None) -> list[Any] | None:
@@ -107,14 +134,6 @@ def read_layout_option(value: str | None) -> Any:
     with option("--layout"):
         read_layout(value)
         return json.loads(Path(value).read_text(encoding="utf-8"))
-
-
-def check_size(width: int | None, height: int | None) -> None:
-    """Raises ValueError for a side that is not a multiple of 8."""
-    for name, side in (("--width", width), ("--height", height)):
-        if side is not None:
-            with option(name):
-                check_side(side)
 
 
 def read_guidance_scale(scale: float | None, model: str) -> float:
