@@ -79,8 +79,8 @@ def batch(
     checks.check_model(model)
     checks.check_folder(output)
     for file in files:
-        if not file.exists():
-            raise ValueError(f"FILE: there is no file {str(file)!r}")
+        if str(file) != "-" and not file.exists():
+            raise ValueError(f"FILE: cannot read {str(file)!r}: there is no such file")
     for name, target in (("--geneval", geneval), ("--t2i-compbench", t2i_compbench)):
         if target is not None and target.resolve().is_relative_to(output.resolve()):
             raise ValueError(

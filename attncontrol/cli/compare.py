@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,27 @@ def compare(
     titles = [control_name(methods) for methods in columns]
     recipes = [one.recipe for row in drawn for one in row]
     save_image(_picture(prompt, titles, numbers, drawn, maps), path, recipes, overwrite=overwrite)
+    for line in _verdicts(model, prompt, titles, numbers, drawn):
+        typer.echo(line)
     typer.echo(f"{path}  {len(numbers)} seeds, {', '.join(titles)}")
+
+
+def _verdicts(model: str, prompt: str, titles: list[str], numbers: list[int], drawn) -> Iterator[str]:
+    """What the oracle sees in every image, for a model of its world: "seed 0  plain  cat: yes, red frog: no"."""
+    if model != "emoji":
+        return
+    from attncontrol.evaluation import oracle
+
+    try:
+        expected = oracle.expected_from_prompt(prompt)
+    except ValueError:  # the prompt names nothing that the oracle knows
+        return
+    names = [f"{colour} {name}" if colour else name for name, colour in expected]
+    for number, row in zip(numbers, drawn, strict=True):
+        for title, one in zip(titles, row, strict=True):
+            right = oracle.verdict(expected, one.image).coloured
+            seen = ", ".join(f"{name}: {'yes' if yes else 'no'}" for name, yes in zip(names, right, strict=True))
+            yield f"seed {number}  {title}  {seen}"
 
 
 def _picture(prompt: str, titles: list[str], numbers: list[int], drawn, maps: bool):
