@@ -258,8 +258,8 @@ def test_parse_shows_entities_and_what_methods_make_of_them(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([""], "prompt is empty"),
-        (["  "], "prompt is empty"),
+        ([""], "PROMPT: it is empty"),
+        (["  "], "PROMPT: it is empty"),
         ([PROMPT, "--control", "attend-and-exite"], "--control: unknown method 'attend-and-exite', did you mean"),
         ([PROMPT, "--control", "syngen +"], "--control: the control 'syngen +' lacks a method"),
         ([PROMPT, "--control", "boxdiff"], "boxdiff needs a layout"),

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteSchedul
 from diffusers.models.attention_processor import AttnProcessor
 
 from attncontrol import AttendAndExcite, AttentionRefocusing, attach, create_method, method_classes
-from attncontrol.cli.options import read_assignment
+from attncontrol.arguments import read_assignment
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import control_to_json, resolve_control, with_settings
 from attncontrol.losses.presets import PRESETS

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from attncontrol.arguments import LARGEST_SEED
 from attncontrol.batch.formats import ROW_KEYS, Problem, Record
 from attncontrol.batch.formats.raw_row import short
 from attncontrol.layout import read_layout
@@ -21,7 +22,6 @@ from attncontrol.prompt.subjects import find_words
 
 LONGEST_PROMPT = 10_000
 LONGEST_ID = 100
-LARGEST_SEED = 2**63 - 1
 MOST_IMAGES = 10_000
 MOST_METADATA = 20_000
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attncontrol.cli import options
-from attncontrol.cli.options import DEFAULT_CONTROL
+from attncontrol.arguments import DEFAULT_CONTROL
+from attncontrol.cli import checks, options
+from attncontrol.cli.loading import console
 
 if TYPE_CHECKING:
     from attncontrol.batch import Counts, OutputFolder, Plan, WorkerSettings
@@ -73,20 +74,26 @@ def batch(
     Options are defaults that rows override. All errors of the files are reported before anything is made (exit code
     2). Jobs that fail are listed at the end (exit code 1).
     """
-    options.check_size(width, height)
+    checks.check_size(width, height)
+    checks.check_controls("--control", [control])
+    checks.check_model(model)
+    checks.check_folder(output)
+    for file in files:
+        if str(file) != "-" and not file.exists():
+            raise ValueError(f"FILE: cannot read {str(file)!r}: there is no such file")
     for name, target in (("--geneval", geneval), ("--t2i-compbench", t2i_compbench)):
         if target is not None and target.resolve().is_relative_to(output.resolve()):
             raise ValueError(
                 f"{name}: {str(target)!r} must not be in {str(output)!r}, where it would count as results"
             )
-    guidance = options.read_guidance_scale(guidance_scale, model)
-    parts = options.read_control(control, settings or [], model)
-    part_of = _read_shard(shard)
+    part_of, assignments = _read_shard(shard), options.read_settings(settings)
+    with console.status("starting"):
+        guidance = options.read_guidance_scale(guidance_scale, model)
+        parts = options.read_control(control, assignments, model)
 
-    from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
-    from attncontrol.cli.loading import console
-    from attncontrol.losses.combining import control_to_json
-    from attncontrol.models import resolve, tuned_settings
+        from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
+        from attncontrol.losses.combining import control_to_json
+        from attncontrol.models import resolve, tuned_settings
 
     defaults = {
         "control": control_to_json(parts) or None,
@@ -213,8 +220,6 @@ class _progress:
         import time
 
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        from attncontrol.cli.loading import console
 
         self._clock, self._reported = time.monotonic, time.monotonic()
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attncontrol.cli import options
-from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, read_seeds, slug
+from attncontrol.cli import checks, options
+from attncontrol.cli.errors import option
+from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
 
 
 def compare(
@@ -42,22 +45,29 @@ def compare(
     One labelled picture: a row per seed, a column per method.
     Maps of one subject and seed share a scale, so they can be compared from column to column.
     """
-    options.check_size(width, height)
-    guidance = options.read_guidance_scale(guidance_scale, model)
-    numbers = options.read_seeds(seeds)
-    named, placed = options.read_subjects(subjects), options.read_layout_option(layout)
     names = [name.strip() for name in controls.split(",") if name.strip() not in ("", PLAIN)]
     if not names:
         raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
-    columns = [options.read_control(name, [], model) for name in (PLAIN, *names)]
-
-    from attncontrol.cli.loading import check_targets, load_pipeline, slug, step_progress
-    from attncontrol.images.drawing import Request, draw
-    from attncontrol.images.recipe import save_image
-    from attncontrol.losses.combining import control_name
-
+    checks.check_prompt(prompt)
+    checks.check_size(width, height)
+    checks.check_controls("--controls", names)
+    checks.check_layout(layout, names)
+    checks.check_model(model)
+    checks.check_folder(output)
+    with option("--seeds"):
+        numbers = read_seeds(seeds)
+    named = options.read_subjects(subjects)
     path = output / f"{slug(prompt)}_compare.png"
     check_targets([path], overwrite)
+    with console.status("starting"):
+        columns = [options.read_control(name, {}, model) for name in (PLAIN, *names)]
+        guidance = options.read_guidance_scale(guidance_scale, model)
+        placed = options.read_layout_option(layout)
+
+        from attncontrol.images.drawing import Request, draw
+        from attncontrol.images.recipe import save_image
+        from attncontrol.losses.combining import control_name
+
     request = Request(
         model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory
     )
@@ -67,7 +77,27 @@ def compare(
     titles = [control_name(methods) for methods in columns]
     recipes = [one.recipe for row in drawn for one in row]
     save_image(_picture(prompt, titles, numbers, drawn, maps), path, recipes, overwrite=overwrite)
+    for line in _verdicts(model, prompt, titles, numbers, drawn):
+        typer.echo(line)
     typer.echo(f"{path}  {len(numbers)} seeds, {', '.join(titles)}")
+
+
+def _verdicts(model: str, prompt: str, titles: list[str], numbers: list[int], drawn) -> Iterator[str]:
+    """What the oracle sees in every image, for a model of its world: "seed 0  plain  cat: yes, red frog: no"."""
+    if model != "emoji":
+        return
+    from attncontrol.evaluation import oracle
+
+    try:
+        expected = oracle.expected_from_prompt(prompt)
+    except ValueError:  # the prompt names nothing that the oracle knows
+        return
+    names = [f"{colour} {name}" if colour else name for name, colour in expected]
+    for number, row in zip(numbers, drawn, strict=True):
+        for title, one in zip(titles, row, strict=True):
+            right = oracle.verdict(expected, one.image).coloured
+            seen = ", ".join(f"{name}: {'yes' if yes else 'no'}" for name, yes in zip(names, right, strict=True))
+            yield f"seed {number}  {title}  {seen}"
 
 
 def _picture(prompt: str, titles: list[str], numbers: list[int], drawn, maps: bool):

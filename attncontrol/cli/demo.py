@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attncontrol.cli import options
+from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 
 
@@ -33,6 +33,9 @@ def demo(
     """
     if find_spec("gradio") is None:
         raise ValueError('the demo needs gradio: pip install "attncontrol[demo]"')
+    checks.check_model(model)
+    if port is not None:
+        checks.check_port(host, port)
     users = [_read_user(text) for text in auth or ()]
     from attncontrol.demo import Limits, Settings, launch
 

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+GO_ON = {"batch": "run the same command again to go on"}
+
 
 @contextmanager
 def option(name: str) -> Iterator[None]:
@@ -25,6 +27,12 @@ def option(name: str) -> Iterator[None]:
 class CommandGroup(TyperGroup):
     """Turns the library's errors and warnings into lines on stderr."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for number, text in enumerate(args, 1):
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                _fail(f"argument {number} is not UTF-8 text: {text!r}", 2)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
             os.environ.setdefault(name, "error")
@@ -32,8 +40,12 @@ class CommandGroup(TyperGroup):
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
+            except KeyboardInterrupt:
+                _fail(f"interrupted: {GO_ON.get(ctx.invoked_subcommand, 'the files listed above are complete')}", 130)
             except ValueError as error:
                 _fail(error, 2)
+            except BrokenPipeError:  # typer ends quietly: whoever read the output has had enough
+                raise
             except OSError as error:
                 _fail(error, 1)
             except RuntimeError as error:

@@ -9,6 +9,7 @@ import typer
 
 from attncontrol.cli import options
 from attncontrol.cli.errors import option
+from attncontrol.cli.loading import check_device, console
 
 
 def evaluate(
@@ -30,13 +31,12 @@ def evaluate(
     Tables are by method and prompt set, with bootstrap intervals. Scores of earlier evaluations are kept for images
     that have not changed.
     """
-    from attncontrol.cli.loading import check_device, console
+    if not folder.is_dir():
+        raise ValueError(f"DIR: there is no folder {str(folder)!r}")
     from attncontrol.evaluation.metrics import create_metric
     from attncontrol.evaluation.report import markdown, write_reports
     from attncontrol.evaluation.scoring import score_folder
 
-    if not folder.is_dir():
-        raise ValueError(f"DIR: there is no folder {str(folder)!r}")
     with option("--device"):
         check_device(device)
     with option("--metric"):

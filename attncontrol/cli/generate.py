@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attncontrol.cli import options
-from attncontrol.cli.options import DEFAULT_CONTROL, LARGEST_SEED, PLAIN
+from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, slug
+from attncontrol.cli import checks, options
+from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
 
 
 def generate(
     prompt: options.Prompt,
-    control: Annotated[
-        str,
-        typer.Option(
-            "--control",
-            metavar="METHOD",
-            help=f"A method, or several as in 'attend-and-excite + 0.5*syngen'; '{PLAIN}' for plain sampling. "
-            "`attncontrol methods` lists them.",
-        ),
-    ] = DEFAULT_CONTROL,
+    control: options.Control = DEFAULT_CONTROL,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,11 +26,8 @@ def generate(
     layout: options.LayoutFile = None,
     negative_prompt: options.NegativePrompt = "",
     seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", min=0, max=LARGEST_SEED, help="Of the first image, the next ones count on; else random."
-        ),
-    ] = None,
+        str, typer.Option("--seed", metavar="NUMBER", help="Of the first image, the next ones count on; or 'random'.")
+    ] = "random",
     images: Annotated[int, typer.Option("--images", min=1, help="How many.")] = 1,
     steps: options.Steps = 30,
     guidance_scale: options.GuidanceScale = None,
@@ -58,25 +47,33 @@ def generate(
 
     Every PNG carries its whole recipe: prompt, seed, model, method, settings, subjects, versions.
     """
-    options.check_size(width, height)
-    guidance = options.read_guidance_scale(guidance_scale, model)
-    named, placed = options.read_subjects(subjects), options.read_layout_option(layout)
-    if control == PLAIN and (named or placed) and not maps:
+    checks.check_prompt(prompt)
+    checks.check_size(width, height)
+    checks.check_controls("--control", [control])
+    checks.check_layout(layout, [control])
+    checks.check_model(model)
+    checks.check_folder(output)
+    named, assignments = options.read_subjects(subjects), options.read_settings(settings)
+    first = options.read_seed(seed)
+    if control == PLAIN and (named or layout) and not maps:
         raise ValueError(f"--control: {PLAIN!r} makes no use of --subjects and --layout")
-    methods = options.read_control(control, settings or [], model)
+    with console.status("starting"):
+        methods = options.read_control(control, assignments, model)
+        guidance = options.read_guidance_scale(guidance_scale, model)
+        placed = options.read_layout_option(layout)
 
-    from attncontrol.cli.loading import check_targets, load_pipeline, slug, step_progress
-    from attncontrol.images.drawing import Request, draw
-    from attncontrol.images.recipe import save_image
-    from attncontrol.losses.combining import control_name
+        from attncontrol.images.drawing import Request, draw
+        from attncontrol.images.recipe import save_image
+        from attncontrol.losses.combining import control_name
 
-    first = secrets.randbelow(2**32) if seed is None else seed
     stem = f"{slug(prompt)}_{slug(control_name(methods))}"
     paths = {number: output / f"{stem}_{number}.png" for number in range(first, first + images)}
     check_targets([p for path in paths.values() for p in ((path, _maps_path(path)) if maps else (path,))], overwrite)
     request = Request(
         model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory
     )
+    if seed == "random":
+        typer.echo(f"seed {first}")
     pipe = load_pipeline(model, device, dtype)
     start = time.perf_counter()
     with step_progress(images, steps) as advance:

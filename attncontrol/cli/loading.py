@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,12 +51,6 @@ def step_progress(images: int, steps: int) -> Iterator[Callable[[Any], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{images} image{'s' if images > 1 else ''}", total=images * steps)
         yield lambda _latents: progress.advance(task)
-
-
-def slug(text: str, length: int = 60) -> str:
-    """A file name part made of a text: lower-case Latin letters, digits, '+', '.', '*' as 'x', the rest as '-'."""
-    plain = re.sub(r"[^a-z0-9+.]+", "-", text.lower().replace("*", "x").replace(" + ", "+"))
-    return plain[:length].strip("-.") or "image"
 
 
 def check_targets(paths: list[Path], overwrite: bool) -> None:

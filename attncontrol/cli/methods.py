@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from attncontrol.cli import options
+from attncontrol.arguments import nearest
+from attncontrol.cli import catalog, checks, options
 from attncontrol.cli.errors import option
 
 
@@ -26,37 +27,32 @@ def methods(
     """List the methods, or the settings of one, or what they cost."""
     from rich.console import Console
 
-    from attncontrol.losses import method_classes
-    from attncontrol.losses.presets import PRESETS
-    from attncontrol.losses.registry import nearest
-
-    classes = method_classes()
-    if name is not None and name not in (*classes, *PRESETS):
-        raise ValueError(f"NAME: unknown method {name!r}{nearest(name, [*classes, *PRESETS])}")
-    parts = [part["method"] for part in PRESETS[name]] if name in PRESETS else [name]
+    if name is not None and name not in catalog.names():
+        raise ValueError(f"NAME: unknown method {name!r}{nearest(name, catalog.names())}")
+    parts = catalog.methods_of(name) if name else list(catalog.methods())
     if cost:
-        options.check_size(width, height)
-        Console().print(_costs(parts if name else list(classes), model, steps, width, height, dtype))
+        checks.check_size(width, height)
+        checks.check_model(model)
+        Console().print(_costs(parts, model, steps, width, height, dtype))
     elif name is None:
-        Console().print(_overview(classes))
+        Console().print(_overview())
     else:
-        Console().print(*(_details(classes[part]) for part in parts), sep="\n")
+        from attncontrol.losses import method_classes
+
+        Console().print(*(_details(method_classes()[part]) for part in parts), sep="\n")
 
 
-def _overview(classes):
+def _overview():
     from rich.table import Table
     from rich.text import Text
 
-    from attncontrol.losses.combining import control_name, resolve_control
-    from attncontrol.losses.presets import PRESETS
-
     table = Table("method", "what it does", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
-    for name, cls in classes.items():
-        layout = " Needs a layout." if cls.needs_layout else ""
-        table.add_row(Text(name, "bold"), Text(cls.summary + layout).append(f"\n{cls.paper}", "dim"))
-    for name in PRESETS:
-        table.add_row(Text(name, "bold"), f"A preset: {control_name(resolve_control(name))}.")
+    for entry in catalog.methods().values():
+        layout = " Needs a layout." if entry.needs_layout else ""
+        table.add_row(Text(entry.name, "bold"), Text(entry.summary + layout).append(f"\n{entry.paper}", "dim"))
+    for name, methods_added in catalog.presets().items():
+        table.add_row(Text(name, "bold"), f"A preset: {methods_added}.")
     return table
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attncontrol.arguments import LARGEST_SEED, PLAIN, is_seed, read_assignment
+from attncontrol.cli import catalog
 from attncontrol.cli.errors import option
 
 if TYPE_CHECKING:
     from attncontrol.losses import MethodSum
-
-LARGEST_SEED = 2**63 - 1
-PLAIN = "none"
-DEFAULT_CONTROL = "attend-and-excite"
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)]
 Subjects = Annotated[
@@ -62,11 +61,21 @@ Memory = Annotated[
         "--memory", help="low takes more time and less memory under control, auto does so if there is too little."
     ),
 ]
+Control = Annotated[
+    str,
+    typer.Option(
+        "--control",
+        metavar="METHOD",
+        help=f"A method, or several as in 'attend-and-excite + 0.5*syngen'; '{PLAIN}' for plain sampling. "
+        "`attncontrol methods` lists them.",
+        autocompletion=lambda: [*catalog.names(), PLAIN],
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the results.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
 
 
-def read_control(name: str, assignments: Sequence[str], model: str) -> MethodSum:
+def read_control(name: str, settings: Mapping[str, Any], model: str) -> MethodSum:
     """The methods of `--control`, with the model's tuned settings and those of `--set`. "none" is an empty sum."""
     from attncontrol.losses.combining import resolve_control, with_settings
     from attncontrol.models import resolve, tuned_settings
@@ -74,20 +83,22 @@ def read_control(name: str, assignments: Sequence[str], model: str) -> MethodSum
     with option("--control"):
         methods = resolve_control(None if name == PLAIN else name, tuned_settings(resolve(model)))
     with option("--set"):
-        return with_settings(methods, dict(read_assignment(text) for text in assignments))
+        return with_settings(methods, settings)
 
 
-def read_assignment(text: str) -> tuple[str, Any]:
-    """`key=value`; the value is JSON, "none", numbers separated by commas, or else a text."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"{text!r} must have the form key=value, as in step_size=15 or syngen.step_size=15")
-    for form in (value, f"[{value}]") if "," in value else (value,):
-        try:
-            return key.strip(), json.loads(form)
-        except ValueError:
-            continue
-    return key.strip(), None if value.strip().lower() == PLAIN else value.strip()
+def read_settings(assignments: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of `--set`, not yet of any method."""
+    with option("--set"):
+        return dict(read_assignment(text) for text in assignments or ())
+
+
+def read_seed(text: str) -> int:
+    """The seed of `--seed`; for "random" one below 2**32."""
+    if text == "random":
+        return secrets.randbelow(2**32)
+    if not is_seed(text):
+        raise ValueError(f"--seed: {text!r} must be a whole number from 0 to {LARGEST_SEED}, or 'random'")
+    return int(text)
 
 
 def read_subjects(texts: Sequence[str] | None) -> list[Any] | None:
@@ -123,24 +134,6 @@ def read_layout_option(value: str | None) -> Any:
     with option("--layout"):
         read_layout(value)
         return json.loads(Path(value).read_text(encoding="utf-8"))
-
-
-def read_seeds(text: str) -> list[int]:
-    """Seeds separated by commas."""
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    if not items or any(not item.isdecimal() or int(item) > LARGEST_SEED for item in items):
-        raise ValueError(f"--seeds: {text!r} must be whole numbers from 0 on, separated by commas, as in 0,1,2")
-    seeds = [int(item) for item in items]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds: {text!r} names a seed twice")
-    return seeds
-
-
-def check_size(width: int | None, height: int | None) -> None:
-    """Raises ValueError for a side that is not a multiple of 8."""
-    for name, side in (("--width", width), ("--height", height)):
-        if side is not None and side % 8:
-            raise ValueError(f"{name}: {side} is not a multiple of 8; the nearest is {max(8, round(side / 8) * 8)}")
 
 
 def read_guidance_scale(scale: float | None, model: str) -> float:

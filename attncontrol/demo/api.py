@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.compare_tab import make_comparison, read_comparison, save_comparison
 from attncontrol.demo.results import save

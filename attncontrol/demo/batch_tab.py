@@ -15,9 +15,9 @@ from typing import Any
 
 import gradio as gr
 
+from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.batch import Counts, OutputFolder, Plan, Problem, Run, Worker
 from attncontrol.batch.runner import one_by_one
-from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.job_panel import QUIET, JobPanel
 from attncontrol.demo.settings import Limits

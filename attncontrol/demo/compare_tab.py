@@ -11,8 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from attncontrol.cli.loading import slug
-from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, slug
 from attncontrol.demo import pictures
 from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.settings import Limits

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from attncontrol.cli.options import DEFAULT_CONTROL, PLAIN
+from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import examples, pictures, recipes
 from attncontrol.demo.job_panel import PRIVATE, QUIET, JobPanel
 from attncontrol.demo.results import Results

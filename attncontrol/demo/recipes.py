@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from attncontrol.cli.options import PLAIN
+from attncontrol.arguments import PLAIN
 from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json, resolve_control

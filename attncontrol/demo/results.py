@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from attncontrol.cli.loading import slug
+from attncontrol.arguments import slug
 from attncontrol.demo import pictures, recipes
 from attncontrol.demo.job_panel import QUIET
 from attncontrol.demo.loss_plot import loss_plot

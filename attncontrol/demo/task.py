@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from attncontrol.cli.options import LARGEST_SEED, PLAIN, read_assignment, read_seeds
+from attncontrol.arguments import LARGEST_SEED, PLAIN, read_assignment, read_seeds
 from attncontrol.control import prepare_subjects
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
-from attncontrol.cli.options import PLAIN
+from attncontrol.arguments import PLAIN
 from attncontrol.demo.studio import Studio
 from attncontrol.layout import read_layout
 from attncontrol.losses import method_classes

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 'attncontrol[demo]'")
 
 from apps.demo_examples import Measured, choose
-from attncontrol.cli.options import PLAIN
+from attncontrol.arguments import PLAIN
 from attncontrol.demo import examples
 from attncontrol.losses import create_method
 

@@ -1,0 +1,95 @@
+"""What can be said about a command's options at once, before torch is imported or anything is made."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from attncontrol.arguments import PLAIN, check_side, nearest
+from attncontrol.cli import catalog
+from attncontrol.cli.errors import option
+from attncontrol.models import BUNDLED
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises ValueError for an empty prompt."""
+    if not prompt.strip():
+        raise ValueError("PROMPT: it is empty: write what the image should show")
+
+
+def check_size(width: int | None, height: int | None) -> None:
+    """Raises ValueError for a side that is not a multiple of 8."""
+    for name, side in (("--width", width), ("--height", height)):
+        if side is not None:
+            with option(name):
+                check_side(side)
+
+
+def check_controls(name: str, controls: Iterable[str]) -> None:
+    """Raises ValueError that begins with `name`, the option, for a control with the name of no method."""
+    for control in controls:
+        for method in () if control == PLAIN else catalog.methods_of(control):
+            if method not in catalog.methods():
+                raise ValueError(f"{name}: unknown method {method!r}{nearest(method, catalog.names())}")
+
+
+def check_layout(layout: str | None, controls: Iterable[str]) -> None:
+    """Raises ValueError if there is no such file, or no layout for a method that needs one."""
+    if layout is not None and layout != "auto" and not Path(layout).is_file():
+        raise ValueError(f"--layout: cannot read the layout file {layout!r}: there is no such file")
+    for control in controls:
+        for method in catalog.methods_of(control):
+            if layout is None and method in catalog.methods() and catalog.methods()[method].needs_layout:
+                raise ValueError(
+                    f"--layout: {method} needs a layout: give a JSON file of phrases of the prompt and their boxes "
+                    "(x0, y0, x1, y1 in 0..1), as in {\"cat\": [0, 0, 0.5, 1]}, or 'auto'"
+                )
+
+
+def check_model(model: str) -> None:
+    """Raises ValueError for what is neither a bundled model, nor a checkpoint's folder, nor an id on the Hub.
+
+    An id has the form owner/name. Whatever looks like a path must be there: the network is never asked for it.
+    """
+    if model in BUNDLED:
+        return
+    if os.path.exists(model):
+        if not Path(model, "model_index.json").is_file():
+            raise ValueError(f"--model: no diffusers checkpoint at {model!r}: it has no model_index.json")
+    elif not HUB_ID.fullmatch(model):
+        raise ValueError(
+            f"--model: no diffusers checkpoint at {model!r}: there is no such folder; bundled is "
+            f"{' and '.join(map(repr, BUNDLED))}, and an id on the Hub has the form owner/name"
+        )
+
+
+def check_folder(folder: Path, name: str = "--output") -> None:
+    """Raises ValueError if nothing can be written to a folder that is there or would be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    if not there.is_dir():
+        raise ValueError(f"{name}: {str(there)!r} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}: nothing may be written to {str(there)!r}: give a folder of your own")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ValueError if a server cannot listen there."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ValueError(f"--host: {host!r} is no address of this machine: {error.strerror}") from error
+    with socket.socket(family, kind) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(address)
+            server.listen()
+        except OSError as error:
+            raise ValueError(
+                f"--port: cannot listen on {host}, port {port}: {error.strerror}; "
+                "without --port a free one from 7860 on is found"
+            ) from error

@@ -1,0 +1,124 @@
+"""What is said at once: without torch, and before anything is made."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attncontrol.cli import catalog, checks
+from attncontrol.losses import method_classes
+from attncontrol.losses.combining import control_name, resolve_control
+from attncontrol.losses.presets import PRESETS
+
+HEAVY = ["torch", "diffusers", "transformers", "spacy", "gradio", "ray"]
+PROGRAM = f"""
+import json, sys
+from typer.testing import CliRunner
+from attncontrol.cli import app
+for line in json.load(sys.stdin):
+    result = CliRunner().invoke(app, line)
+    found = [name for name in {HEAVY} if name in sys.modules]
+    print(json.dumps([result.exit_code, result.output, repr(result.exception), found]))
+"""
+
+
+def run_all(lines, folder) -> list:
+    """Exit code, output, exception and heavy modules of every command line, in one process of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=json.dumps(lines), cwd=folder, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
+    taken = socket.create_server(("127.0.0.1", 0))
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (["--help"], 0, "compare"),
+        (["generate", "--help"], 0, "--seed"),
+        (["--version"], 0, "attncontrol "),
+        (["methods"], 0, "conform + syngen"),
+        (["methods", "syngn"], 2, "NAME: unknown method 'syngn', did you mean 'syngen'?"),
+        (["genrate", "a cat"], 2, "Did you mean 'generate'?"),
+        (["generate", "a cat", "--contrl", "syngen"], 2, "--control"),
+        (["generate", "a cat", "--control", "syngn"], 2, "--control: unknown method 'syngn', did you mean 'syngen'?"),
+        (["generate", "a cat", "--control", "conform + 0.5*syngn"], 2, "--control: unknown method 'syngn'"),
+        (["generate", "a cat", "--control", "boxdiff"], 2, "--layout: boxdiff needs a layout"),
+        (["generate", "a cat", "--layout", "nope.json"], 2, "--layout: cannot read the layout file 'nope.json'"),
+        (["generate", " "], 2, "PROMPT: it is empty"),
+        (["generate", "a cat", "--seed", "-3"], 2, "--seed: '-3' must be a whole number"),
+        (["generate", "a cat", "--seed", "rnd"], 2, "or 'random'"),
+        (["generate", "a cat", "--set", "step_size"], 2, "--set: 'step_size' must have the form key=value"),
+        (["generate", "a cat", "--width", "100"], 2, "--width: 100 is not a multiple of 8; the nearest is 96"),
+        (["generate", "a cat", "--model", "/nope"], 2, "--model: no diffusers checkpoint at '/nope'"),
+        (["generate", "a cat", "--model", "empty"], 2, "it has no model_index.json"),
+        (["generate", "a cat", "--output", "file/results"], 2, "--output: "),
+        (["compare", "a cat", "--controls", "conform,syngn"], 2, "--controls: unknown method 'syngn'"),
+        (["batch", "nope.txt", "--output", "out"], 2, "FILE: cannot read 'nope.txt'"),
+        (["batch", "file", "--output", "out", "--control", "syngn"], 2, "--control: unknown method 'syngn'"),
+        (["generate", "a \udcff cat"], 2, "argument 2 is not UTF-8 text: 'a \\udcff cat'"),
+        (["evaluate", "nope"], 2, "DIR: there is no folder 'nope'"),
+        (["demo", "--port", str(taken.getsockname()[1])], 2, "--port: cannot listen on 127.0.0.1"),
+        (["demo", "--model", "./nope"], 2, "--model: no diffusers checkpoint at './nope'"),
+    ]
+    with taken:
+        results = run_all([line for line, _, _ in cases], tmp_path)
+    for (line, code, message), (exit_code, output, exception, heavy) in zip(cases, results, strict=True):
+        assert (exit_code, heavy) == (code, []), (line, output, exception)
+        assert message in " ".join(output.split()), (line, output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_the_package_is_imported_without_torch():
+    code = "import sys, attncontrol; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_catalog_says_what_the_registry_says():
+    classes = method_classes()
+    assert list(catalog.methods()) == list(classes)
+    for name, cls in classes.items():
+        entry = catalog.methods()[name]
+        assert (entry.summary, entry.paper, entry.needs_layout) == (cls.summary, cls.paper, cls.needs_layout)
+    assert catalog.presets() == {name: control_name(resolve_control(name)) for name in PRESETS}
+
+
+@pytest.mark.parametrize(
+    ("control", "names"),
+    [("syngen", ["syngen"]), ("a + 0.5*b", ["a", "b"]), ("2*auto", ["conform", "syngen"]), ("", []), ("a +", ["a"])],
+)
+def test_the_names_in_a_control(control, names):
+    assert catalog.methods_of(control) == names
+
+
+@pytest.mark.parametrize("model", ["emoji", "owner/name", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
+def test_bundled_models_and_ids_pass(model):
+    checks.check_model(model)
+
+
+@pytest.mark.parametrize("model", ["/nope", "./nope", "../nope", "~/nope", "a/b/c", "nope", "C:\\nope", "nope/", ""])
+def test_what_looks_like_a_path_must_be_there(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--model: no diffusers checkpoint at"):
+        checks.check_model(model)
+
+
+def test_a_folder_may_be_made_inside_another_but_not_inside_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checks.check_folder(Path("new/deep"))
+    checks.check_folder(tmp_path)
+    Path("file").touch()
+    for folder in ("file", "file/new"):
+        with pytest.raises(ValueError, match=r"--output: .* is a file, not a folder"):
+            checks.check_folder(Path(folder))
+
+
+def test_a_folder_that_cannot_be_written_is_refused(monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the administrator may write everywhere
+    with pytest.raises(ValueError, match="--output: nothing may be written to"):
+        checks.check_folder(Path("new"))

@@ -1,0 +1,35 @@
+"""How commands end: verdicts, and a line when they are interrupted."""
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from attncontrol.cli import app
+from attncontrol.cli.errors import CommandGroup
+
+
+def test_compare_prints_what_the_oracle_sees_in_every_image(tmp_path):
+    arguments = ["compare", "a cat and a red frog", "--controls", "syngen", "--seeds", "0", "--steps", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[:2] for line in lines[:2]] == [["seed 0", "plain"], ["seed 0", "syngen"]]
+    assert all("cat: " in line and "red frog: " in line for line in lines[:2])
+    Image.open(tmp_path / "a-cat-and-a-red-frog_compare.png").verify()
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [("batch", "run the same command again to go on"), ("generate", "the files listed above are complete")],
+)
+def test_an_interrupted_command_says_how_to_go_on(command, hint):
+    program = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    program.command("batch")(stop)
+    program.command("generate")(stop)
+    result = CliRunner().invoke(program, [command])
+    assert result.exit_code == 130 and result.stderr == f"Error: interrupted: {hint}\n"
