@@ -13,7 +13,7 @@ import gradio as gr
 from attncontrol.demo import Limits, recipes
 from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.loss_plot import loss_plot
-from attncontrol.demo.studio import Progress, QueueFull, Studio, Waiting
+from attncontrol.demo.studio import Progress, QueueFull, Studio, TimeUp, Waiting
 from attncontrol.demo.task import FieldError, make_pairs, read_task
 from attncontrol.demo.widgets import edited_subjects, layout_of, settings_form, word_groups
 from attncontrol.images.recipe import Recipe
@@ -94,6 +94,30 @@ def test_jobs_wait_in_a_queue_that_tells_their_place_and_can_be_left(studio, mon
     end.set()
     assert list(third) == ["third"]
     first.join(60)
+
+
+def test_an_endless_job_ends_at_the_time_limit_and_the_next_one_runs(studio):
+    endless = read_task(studio, LIMITS, prompt="a cat", **SMALL)
+
+    def work(tell):
+        while True:
+            make_pairs(studio, endless, tell)
+
+    with pytest.raises(TimeUp, match=r"longer than 0.5 s"):
+        list(studio.run("eve", "generate", work, seconds=0.5))
+    assert list(studio.run("ann", "generate", lambda _: "done")) == ["done"]
+
+
+def test_the_job_of_a_visitor_who_has_gone_is_stopped(studio, monkeypatch):
+    endless = read_task(studio, LIMITS, prompt="a cat", **SMALL)
+    monkeypatch.setattr(studio, "is_here", lambda session: session != "eve")
+
+    def work(tell):
+        while True:
+            make_pairs(studio, endless, tell)
+
+    assert all(isinstance(report, Progress) for report in studio.run("eve", "generate", work))
+    assert list(studio.run("ann", "generate", lambda _: "done")) == ["done"]
 
 
 def test_a_press_of_cancel_before_the_studio_knows_the_job_stops_it(studio):
