@@ -194,6 +194,8 @@ def read_method(studio: Studio, method: str, settings: Mapping[str, Any]) -> Met
         )
         if any(isinstance(value, list | dict) and len(value) > ITEMS for value in given.values()):
             raise ValueError(f"a setting may have at most {ITEMS} numbers here")
+        if "method" in given:
+            raise ValueError("'method' is no setting; it has a field of its own")
         return resolve_control({"method": method, **given}, studio.tuned)
 
 
