@@ -50,7 +50,7 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
 
 def launch(settings: Settings, **options: Any) -> None:
     """Loads the model and serves the page until interrupted; options as those of `serve`."""
-    studio = load(settings.model, settings.device, settings.dtype)
+    studio = load(settings.model, settings.device, settings.dtype, settings.limits.seconds)
     serve(build_demo(studio, settings.limits), settings.limits, **options)
 
 

@@ -140,7 +140,9 @@ def _answers(url):
     ("options", "says"),
     [
         (["--auth", "ann"], "--auth: it must have the form USER:PASSWORD"),
+        (["--auth-file", "/nowhere/users"], "--auth-file: cannot read"),
         (["--max-steps", "0"], "max-steps"),
+        (["--max-seconds", "0"], "max-seconds"),
         (["--port", "70000"], "port"),
     ],
 )

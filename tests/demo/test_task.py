@@ -3,6 +3,7 @@
 import json
 import shlex
 import threading
+import time
 
 import pytest
 
@@ -10,7 +11,9 @@ pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 
 
 import gradio as gr
 
+from attncontrol.batch import Plan
 from attncontrol.demo import Limits, recipes
+from attncontrol.demo.batch_tab import validate
 from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.loss_plot import loss_plot
 from attncontrol.demo.studio import Progress, QueueFull, Studio, TimeUp, Waiting
@@ -94,6 +97,18 @@ def test_jobs_wait_in_a_queue_that_tells_their_place_and_can_be_left(studio, mon
     end.set()
     assert list(third) == ["third"]
     first.join(60)
+
+
+@pytest.mark.parametrize("line", ["a cat\n", '{"prompt": 5}\n'])
+def test_a_prompt_file_is_read_up_to_the_limit_only(studio, tmp_path, line):
+    limits = Limits(jobs=3)
+    path = tmp_path / ("many.jsonl" if line.startswith("{") else "many.txt")
+    path.write_text(line * 180_000)
+    plan = Plan([path], {"steps": 2, "guidance_scale": 5.0}, allow_files=False)
+    start = time.thread_time()
+    jobs, _, problems = validate(plan, limits)
+    assert problems and max(jobs, len(problems)) <= 4
+    assert time.thread_time() - start < 2
 
 
 def test_an_endless_job_ends_at_the_time_limit_and_the_next_one_runs(studio):
