@@ -36,18 +36,22 @@ class Plan:
     allow_files: bool = True
     tuned: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, report: Callable[[Problem], None]) -> int:
+    def check(self, report: Callable[[Problem], None], enough: int | None = None) -> int:
         """Reads everything, reports what is wrong with the files in order, and returns the number of jobs.
 
+        enough: stop reading at more jobs, or more problems, than these.
         Raises ValueError for defaults that no row may have.
         """
         check_defaults(self.defaults)
-        jobs = 0
+        jobs = problems = 0
         for item in self._rows():
             if isinstance(item, Problem):
                 report(item)
+                problems += 1
             elif self._in_shard(item.id):
                 jobs += len(item.row.all_seeds)
+            if enough is not None and max(jobs, problems) > enough:
+                break
         return jobs if self.limit is None else min(jobs, self.limit)
 
     def jobs(self) -> Iterator[Job]:

@@ -15,7 +15,7 @@ from attncontrol.demo import pictures
 from attncontrol.demo.compare_tab import make_comparison, read_comparison, save_comparison
 from attncontrol.demo.results import save
 from attncontrol.demo.settings import Limits
-from attncontrol.demo.studio import Progress, QueueFull, Report, Studio, Waiting
+from attncontrol.demo.studio import Progress, Refusal, Report, Studio, Waiting
 from attncontrol.demo.task import FieldError, Pair, Task, field, read_task, read_text
 from attncontrol.demo.widgets import settings_form, word_groups
 from attncontrol.images.drawing import draw
@@ -185,7 +185,7 @@ class Api:
 
 
 class _errors:
-    """FieldErrors become the client's errors, with the field's name; a full queue is an error too."""
+    """FieldErrors become the client's errors, with the field's name; what the studio refuses is an error too."""
 
     def __enter__(self) -> None:
         return None
@@ -193,5 +193,5 @@ class _errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, FieldError):
             raise gr.Error(f"{error.field}: {error}", print_exception=False) from error
-        if isinstance(error, QueueFull):
+        if isinstance(error, Refusal):
             raise gr.Error(str(error), print_exception=False) from error

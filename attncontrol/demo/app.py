@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from attncontrol.demo.api import Api
 from attncontrol.demo.batch_tab import BatchTab
 from attncontrol.demo.compare_tab import CompareTab
 from attncontrol.demo.generate_tab import GenerateTab
+from attncontrol.demo.guard import Guard
 from attncontrol.demo.settings import Limits, Settings
 from attncontrol.demo.studio import Studio, load
+from attncontrol.demo.visitors import Presence, Uploads
 
-HOURS = 3600
+MINUTE = 60
 QUEUE = 50
+UPLOADS_OF_ONE, UPLOADS_OF_ALL = 20, 100  # an hour, in files of the largest size
 
 
 def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
     """The page around a loaded model."""
-    with gr.Blocks(title="attncontrol", analytics_enabled=False, delete_cache=(HOURS, 24 * HOURS)) as demo:
+    with gr.Blocks(title="attncontrol", analytics_enabled=False, delete_cache=(10 * MINUTE, 60 * MINUTE)) as demo:
         gr.HTML(
             f"<h1>attncontrol</h1><p>See what the model attends to, and steer it. Model: {studio.model}</p>",
             elem_id="title",
@@ -38,12 +43,14 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
             studio.stop(request.session_hash)
 
         demo.unload(leave)
-    return demo.queue(max_size=QUEUE, default_concurrency_limit=1)
+    demo.presence = Presence()
+    studio.is_here = demo.presence.is_here
+    return demo.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
 
 
 def launch(settings: Settings, **options: Any) -> None:
     """Loads the model and serves the page until interrupted; options as those of `serve`."""
-    studio = load(settings.model, settings.device, settings.dtype)
+    studio = load(settings.model, settings.device, settings.dtype, settings.limits.seconds)
     serve(build_demo(studio, settings.limits), settings.limits, **options)
 
 
@@ -53,14 +60,18 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
+    public_hosts: Sequence[str] = (),
     auth: list[tuple[str, str]] | None = None,
     open_browser: bool = False,
     block: bool = True,
 ) -> str:
     """Serves the page and returns its address; with `block` only when interrupted.
 
-    Raises ValueError if the port is taken.
+    public_hosts: names of this server on the internet. Raises ValueError if the port is taken.
     """
+    largest = limits.upload_mb * 2**20
+    uploads = Uploads(UPLOADS_OF_ONE * largest, UPLOADS_OF_ALL * largest)
+    guard = Middleware(Guard, names=[host, *public_hosts], upload=largest, presence=demo.presence, uploads=uploads)
     try:
         _, address, _ = demo.launch(
             server_name=host,
@@ -68,14 +79,16 @@ def serve(
             auth=auth or None,
             inbrowser=open_browser,
             prevent_thread_lock=not block,
-            max_file_size=limits.upload_mb * 2**20,
+            max_file_size=largest,
+            app_kwargs={"middleware": [guard]},
+            enable_monitoring=False,
             theme=_theme(),
             css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
             footer_links=["api", "settings"],
             share=False,
             _frontend=False,  # no check whether the page answers within 3 s: a busy machine may take longer
             ssr_mode=False,
-            show_error=True,
+            show_error=False,  # but for gr.Error: what was not foreseen may hold anything
             quiet=not block,
         )
     except OSError as error:

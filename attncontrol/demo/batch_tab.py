@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ from attncontrol.models import default_guidance_scale
 KIND = "batch"
 BATCH_SIZE = 4
 SHOWN_PROBLEMS = 50
+TURNS = 10  # a batch may take so many times as long as another job
+
+_reading = threading.Lock()  # files are read one at a time, that many visitors do not take all cores
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def validate(plan: Plan, limits: Limits) -> tuple[int, list[str], list[Problem]]
     problems: list[Problem] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        jobs = plan.check(problems.append)
+        with _reading:
+            jobs = plan.check(problems.append, limits.jobs)
     if not problems:
         problems = [Problem("", None, None, text) for text in beyond_limits(plan, jobs, limits)]
     return jobs, [str(warning.message) for warning in caught], problems
@@ -68,7 +73,7 @@ def validate(plan: Plan, limits: Limits) -> tuple[int, list[str], list[Problem]]
 def beyond_limits(plan: Plan, jobs: int, limits: Limits) -> Iterator[str]:
     """What a file asks for beyond the limits of this server."""
     if jobs > limits.jobs:
-        yield f"the file asks for {jobs} images; at most {limits.jobs} are allowed here"
+        yield f"the file asks for more than {limits.jobs} images; at most {limits.jobs} are allowed here"
         return
     for job in plan.jobs():
         if job.steps > limits.steps:
@@ -184,7 +189,7 @@ class BatchTab:
             yield self.job.tell("Nothing was made: correct the file and upload it again.", "bad")
             return
         job = partial(run_batch, self.studio, Checked(Path(path), plan, jobs))
-        for report in self.studio.run(session, KIND, job):
+        for report in self.studio.run(session, KIND, job, TURNS * self.studio.seconds):
             if isinstance(report, Progress | Waiting):
                 yield report
                 continue

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from attncontrol.demo import pictures
-from attncontrol.demo.studio import Progress, QueueFull, Studio, Waiting
+from attncontrol.demo.studio import Progress, Refusal, Studio, Waiting
 from attncontrol.demo.task import FieldError
 
 FAILED = "This failed in a way the page did not foresee; the server's log has the details."
@@ -63,7 +63,7 @@ class JobPanel:
                     yield from self._updates(reports, request.session_hash)
             except FieldError as error:
                 yield {**self.tell("Nothing was made: see the field marked in red.", "bad"), **self.show_error(error)}
-            except QueueFull as error:
+            except Refusal as error:
                 yield self.tell(str(error), "bad")
 
         buttons = [self.run, self.cancel]

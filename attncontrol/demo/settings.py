@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for: side in pixels, sampling steps, images at once, jobs of a batch, upload in MB."""
+    """What one visitor may ask for: side in pixels, sampling steps, images at once, jobs of a batch, upload in MB.
+
+    `seconds`: how long a job may take from its turn on.
+    """
 
     size: int = 1024
     steps: int = 100
     images: int = 4
     jobs: int = 200
     upload_mb: int = 5
+    seconds: int = 120
     prompt_characters: int = 1000
 
 

@@ -17,6 +17,8 @@ from attncontrol.models import resolve, tuned_settings
 
 PREVIEW_SECONDS = 0.15
 PREVIEW_SHARE = 0.2  # of the time, at most, goes into decoding previews
+LOOK_SECONDS = 1.0  # how often a job is asked whether its visitor is still there
+SECONDS = 120
 PLACES = 20  # in the queue for the model; every job in it occupies one of the server's 40 threads
 
 Report = Callable[[Any], None]
@@ -43,15 +45,27 @@ class Waiting:
     ahead: int
 
 
-class QueueFull(ValueError):
+class Refusal(ValueError):
+    """A sentence about why a job was not run, or not to its end, through no fault in one field."""
+
+
+class QueueFull(Refusal):
     """There is no place left in the queue for the model."""
 
 
-class Studio:
-    """Holds the pipeline. `model` is the name, id or folder it was loaded from."""
+class TimeUp(Refusal):
+    """A job took longer than the server lets one."""
 
-    def __init__(self, pipe: Any, model: str) -> None:
-        self.pipe, self.model = pipe, model
+
+class Studio:
+    """Holds the pipeline. `model` is the name, id or folder it was loaded from.
+
+    seconds: how long a job may take from its turn on. The jobs of a session for which `is_here` is false are stopped.
+    """
+
+    def __init__(self, pipe: Any, model: str, seconds: float = SECONDS) -> None:
+        self.pipe, self.model, self.seconds = pipe, model, seconds
+        self.is_here: Callable[[str], bool] = lambda session: True
         self.tuned = tuned_settings(resolve(model))
         self.pipe.set_progress_bar_config(disable=True)
         self._queue: list[threading.Event] = []  # the jobs' stops; the job of the first one is running
@@ -63,13 +77,17 @@ class Studio:
         """The side of the model's images, in pixels."""
         return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
 
-    def run(self, session: str, kind: str, job: Callable[[Report], Any]) -> Iterator[Any]:
+    def run(
+        self, session: str, kind: str, job: Callable[[Report], Any], seconds: float | None = None
+    ) -> Iterator[Any]:
         """Runs a job in a thread of its own when it is its turn and yields what it reports, its result last.
 
         Yields `Waiting` as long as its turn has not come, whenever its place in the queue changes. A visitor has one
-        job of a kind at a time. Ends without a result if `stop` is called, or if the caller closes the iterator; what
-        the job raises is raised here. Raises QueueFull.
+        job of a kind at a time. Ends without a result if `stop` is called, if the visitor leaves, or if the caller
+        closes the iterator; what the job raises is raised here. Raises QueueFull, and TimeUp after `seconds`, by
+        default the studio's.
         """
+        seconds = seconds or self.seconds
         stop, reports = threading.Event(), queue.SimpleQueue()
         self._stops[session, kind] = stop
 
@@ -78,11 +96,12 @@ class Studio:
 
         def work() -> None:
             try:
-                with self._turn(stop, report), self._stopping(stop):
+                with self._turn(stop, report), self._stopping(stop, seconds):
                     result = job(report)
                 reports.put((True, result))
             except Cancelled:
-                reports.put((True, None))
+                late = f"This took longer than {seconds:g} s, the limit here: ask for less, such as fewer steps."
+                reports.put((True, None if stop.is_set() else TimeUp(late)))
             except BaseException as error:
                 reports.put((True, error))
 
@@ -90,7 +109,12 @@ class Studio:
         try:
             ended = False
             while not ended:
-                ended, item = reports.get()
+                try:
+                    ended, item = reports.get(timeout=LOOK_SECONDS)
+                except queue.Empty:
+                    ended, item = False, None
+                if not self.is_here(session):
+                    self._set(stop)
                 if isinstance(item, BaseException):
                     raise item
                 if item is not None:
@@ -133,11 +157,12 @@ class Studio:
                 self._moved.notify_all()
 
     @contextmanager
-    def _stopping(self, stop: threading.Event) -> Iterator[None]:
-        """Raises Cancelled at once if `stop` is set, else before the next denoiser call after that."""
+    def _stopping(self, stop: threading.Event, seconds: float) -> Iterator[None]:
+        """Raises Cancelled at once if `stop` is set, else before the next denoiser call after that or `seconds`."""
+        end = time.monotonic() + seconds
 
         def check(*_: Any) -> None:
-            if stop.is_set():
+            if stop.is_set() or time.monotonic() > end:
                 raise Cancelled
 
         check()
@@ -167,8 +192,8 @@ class Studio:
         return preview
 
 
-def load(model: str, device: str, dtype: str) -> Studio:
+def load(model: str, device: str, dtype: str, seconds: float = SECONDS) -> Studio:
     """A studio with the model in memory. Raises ValueError if it cannot be loaded."""
     from attncontrol.cli.loading import load_pipeline
 
-    return Studio(load_pipeline(model, device, dtype), model)
+    return Studio(load_pipeline(model, device, dtype), model, seconds)

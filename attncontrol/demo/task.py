@@ -11,6 +11,7 @@ from typing import Any
 
 from attncontrol.arguments import LARGEST_SEED, PLAIN, read_assignment, read_seeds
 from attncontrol.control import prepare_subjects
+from attncontrol.demo.schema import ITEMS, read_boxes, read_settings, read_subject_list
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
 from attncontrol.images.drawing import Drawn, Request, draw
@@ -18,6 +19,8 @@ from attncontrol.layout import place, read_layout
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import resolve_control
 from attncontrol.prompt import structure_of
+
+LONGEST = 80  # of a number or a method's name as a visitor writes it, and of what an error quotes of it
 
 
 class FieldError(ValueError):
@@ -100,10 +103,10 @@ def read_request(
     layout: Any = None,
 ) -> Request:
     """What all images of a task share. Raises FieldError."""
-    if layout == "" or (isinstance(layout, str) and layout != "auto"):
-        raise FieldError("layout", "a layout is given as boxes here, or as 'auto', never as a file")
     with field("layout"):
-        check_no_files(layout)
+        layout = read_boxes(layout)
+    with field("subjects"):
+        subjects = read_subject_list(subjects)
     return Request(
         studio.model,
         read_text("prompt", prompt, limits, needed=True),
@@ -121,6 +124,8 @@ def read_request(
 
 def read_text(name: str, text: Any, limits: Limits, needed: bool = False) -> str:
     """A prompt. Raises FieldError if it is missing or too long."""
+    if not isinstance(text, str | None):
+        raise FieldError(name, "this must be a text.")
     text = (text or "").strip()
     if needed and not text:
         raise FieldError(name, "the prompt is empty: say what to draw, for instance “a cat and a frog”.")
@@ -128,31 +133,42 @@ def read_text(name: str, text: Any, limits: Limits, needed: bool = False) -> str
         raise FieldError(
             name, f"this has {len(text)} characters; at most {limits.prompt_characters} are allowed here."
         )
+    if not text.isprintable() and any(ord(sign) < 32 and sign not in "\t\n\r" for sign in text):
+        raise FieldError(name, "this has a control character, such as U+0000; take it out.")
     return text
 
 
 def whole_number(name: str, value: Any, least: int, most: int) -> int:
     """Raises FieldError unless the value is a whole number from `least` to `most`."""
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+    if isinstance(value, str) and len(value) <= LONGEST and value.strip().lstrip("-").isdecimal():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
+    if not _is_number(value) or value != value // 1:
         raise FieldError(name, f"{_shown(value)} is not a whole number; give one from {least} to {most}.")
     if not least <= value <= most:
-        raise FieldError(name, f"{int(value)} is out of range; give a whole number from {least} to {most}.")
+        raise FieldError(name, f"{_shown(int(value))} is out of range; give a whole number from {least} to {most}.")
     return int(value)
 
 
 def number(name: str, value: Any, least: float, most: float) -> float:
     """Raises FieldError unless the value is a finite number from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_number(value):
         raise FieldError(name, f"{_shown(value)} is not a number; give one from {least:g} to {most:g}.")
     if not least <= value <= most:
-        raise FieldError(name, f"{value:g} is out of range; give a number from {least:g} to {most:g}.")
+        raise FieldError(name, f"{_shown(value)} is out of range; give a number from {least:g} to {most:g}.")
     return float(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
 def _shown(value: Any) -> str:
-    return "an empty field" if value in (None, "") else f"{value!r}"
+    if value in (None, ""):
+        return "an empty field"
+    if isinstance(value, int) and abs(value) >= 10**LONGEST:
+        return "this"  # a number of more digits than Python prints
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def read_side(name: str, value: Any, studio: Studio, limits: Limits) -> int:
@@ -167,19 +183,27 @@ def read_method(studio: Studio, method: str, settings: Mapping[str, Any]) -> Met
     """The method with its settings. Raises FieldError of "method" or "settings"."""
     if method == PLAIN:
         return MethodSum()
+    if not isinstance(method, str) or len(method) > LONGEST:
+        raise FieldError("method", "this is no method's name.")
     with field("method"):
         resolve_control({"method": method}, studio.tuned)
     with field("settings"):
         given = dict(
             read_assignment(f"{name}={value}") if isinstance(value, str) else (name, value)
-            for name, value in settings.items()
+            for name, value in read_settings(settings).items()
         )
+        if any(isinstance(value, list | dict) and len(value) > ITEMS for value in given.values()):
+            raise ValueError(f"a setting may have at most {ITEMS} numbers here")
+        if "method" in given:
+            raise ValueError("'method' is no setting; it has a field of its own")
         return resolve_control({"method": method, **given}, studio.tuned)
 
 
 def read_seed_list(text: str, limits: Limits) -> list[int]:
     """Seeds separated by commas. Raises FieldError of "seeds"."""
     with field("seeds"):
+        if not isinstance(text, str | None) or len(text or "") > 20 * LONGEST:
+            raise ValueError("give whole numbers separated by commas, as in 0,1,2")
         try:
             seeds = read_seeds(text or "")
         except ValueError as error:
@@ -187,18 +211,6 @@ def read_seed_list(text: str, limits: Limits) -> list[int]:
     if len(seeds) > limits.images:
         raise FieldError("seeds", f"these are {len(seeds)} seeds; at most {limits.images} are allowed here.")
     return seeds
-
-
-def check_no_files(layout: Any) -> None:
-    """Raises ValueError where a layout names a file: a visitor's layout must not read files of the server."""
-    values = list(layout.values()) if isinstance(layout, Mapping) else layout if isinstance(layout, list) else []
-    if isinstance(layout, Mapping) and "mask" in layout:
-        raise ValueError("masks cannot be given here; give boxes [x0, y0, x1, y1]")
-    for key, value in layout.items() if isinstance(layout, Mapping) else ():
-        if isinstance(value, str) and key not in ("phrase", "prompt"):
-            raise ValueError(f"the layout of {key!r} must be a box [x0, y0, x1, y1] or a list of boxes, not a text")
-    for value in values:
-        check_no_files(value)
 
 
 def check(studio: Studio, request: Request, methods: MethodSum) -> None:

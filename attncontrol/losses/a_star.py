@@ -91,10 +91,10 @@ class AStar(DecayingStep, SmoothedMaps):
 
     stop: float = option(1.0, "guide up to this fraction of sampling")
     segregation_weight: float = option(
-        1.0, "weight of the term that keeps concepts apart; 0 switches it off", at_least=0
+        1.0, "weight of the term that keeps concepts apart; 0 switches it off", at_least=0, at_most=1000
     )
     retention_weight: float = option(
-        1.0, "weight of the term that keeps a concept in place; 0 switches it off", at_least=0
+        1.0, "weight of the term that keeps a concept in place; 0 switches it off", at_least=0, at_most=1000
     )
     binarization: Literal["max", "quantile", "otsu"] = option(
         "max", "border of the previous step's mask: a fraction of the map's maximum, a quantile, or Otsu's threshold"

@@ -43,6 +43,7 @@ class AttendAndExcite(ThresholdRefinement, SmoothedMaps):
         100.0,
         "factor on the probabilities before the softmax over tokens; smaller where maxima of 1 come too early",
         at_least=0,
+        at_most=10_000,
     )
     normalize_eot: bool | None = option(
         None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"

@@ -153,8 +153,8 @@ class AttentionRefocusing(LayoutMethod):
         "scale of the loss in the first steps, later ones have 3/4 and 1/4 of it; by default 40, and the published "
         "4, made for GLIGEN, in the reference variant",
     )
-    car: float = option(1.0, "weight of cross-attention refocusing", at_least=0)
-    sar: float = option(1.0, "weight of self-attention refocusing", at_least=0)
+    car: float = option(1.0, "weight of cross-attention refocusing", at_least=0, at_most=1000)
+    sar: float = option(1.0, "weight of self-attention refocusing", at_least=0, at_most=1000)
     satisfied: float = option(
         0.2, "move no further in a step once every word's maximum in its boxes is this", at_least=0
     )

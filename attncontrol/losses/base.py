@@ -24,9 +24,9 @@ from attncontrol.layout import Layout
 from attncontrol.prompt.structure import PromptStructure
 
 
-def option(default: Any, help: str, at_least: float | None = None) -> Any:
-    """A hyperparameter of a method: its default, a one-line help text, and the smallest its numbers may be."""
-    metadata = {"help": help, "at_least": at_least}
+def option(default: Any, help: str, at_least: float | None = None, at_most: float | None = None) -> Any:
+    """A hyperparameter of a method: its default, a one-line help text, and the range of its numbers."""
+    metadata = {"help": help, "at_least": at_least, "at_most": at_most}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -113,6 +113,7 @@ class Method(ABC):
         None,
         "length of a step as a fraction of the latents' norm, in place of step_size: means the same for every model",
         at_least=0,
+        at_most=100,
     )
     resolution: int | tuple[int, int] | None = option(
         None,
@@ -130,10 +131,12 @@ class Method(ABC):
         for setting in dataclasses.fields(self):
             self._check_setting(setting)
         if not (_is_number(self.start) and _is_number(self.stop) and 0 <= self.start <= self.stop <= 1):
-            raise ValueError(f"{self.name}: need 0 <= start <= stop <= 1, got {self.start!r} and {self.stop!r}")
+            raise ValueError(
+                f"{self.name}: need 0 <= start <= stop <= 1, got {_short(self.start)} and {_short(self.stop)}"
+            )
         step_size = self.base_step if self.step_size is None else self.step_size
         if not (_is_number(step_size) and step_size >= 0):
-            raise ValueError(f"{self.name}: step_size must be finite and not negative, got {self.step_size!r}")
+            raise ValueError(f"{self.name}: step_size must be finite and not negative, got {_short(self.step_size)}")
         if self.layers is not None:
             split_patterns(self.layers)
 
@@ -142,9 +145,11 @@ class Method(ABC):
         if choices and value not in choices:
             listed = ", ".join(map(repr, choices))
             raise ValueError(f"{self.name}: {setting.name} must be one of {listed}, not {value!r}")
-        bound = setting.metadata.get("at_least")
-        if bound is not None and not all(_is_number(x) and x >= bound for x in _numbers(value)):
-            raise ValueError(f"{self.name}: {setting.name} must be finite and at least {bound}, not {value!r}")
+        least, most = setting.metadata.get("at_least"), setting.metadata.get("at_most")
+        bounds = [f"at {word} {bound:g}" for word, bound in (("least", least), ("most", most)) if bound is not None]
+        if bounds and not all(_is_in(x, least, most) for x in _numbers(value)):
+            text = " and ".join(bounds)
+            raise ValueError(f"{self.name}: {setting.name} must be finite and {text}, not {_short(value)}")
 
     @abstractmethod
     def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
@@ -284,7 +289,19 @@ def _numbers(value: Any) -> Sequence[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+    return isinstance(value, Real) and abs(value) < math.inf  # isfinite fails on an int beyond the floats
+
+
+def _is_in(value: Any, least: float | None, most: float | None) -> bool:
+    return _is_number(value) and (least is None or value >= least) and (most is None or value <= most)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def at_iteration(position: float, count: int) -> int:

@@ -101,7 +101,9 @@ class BoxDiff(LayoutMethod, ThresholdRefinement, SmoothedMaps):
     top_fraction: float = option(
         0.2, "share of the cells inside and outside that count, the strongest ones", at_least=0
     )
-    corner_width: int = option(1, "how many cells around a box's edges the corner terms look at", at_least=0)
+    corner_width: int = option(
+        1, "how many cells around a box's edges the corner terms look at", at_least=0, at_most=256
+    )
     normalize_eot: bool | None = option(
         None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
     )

@@ -19,8 +19,8 @@ class SmoothedMaps(Method):
     reference_padding: ClassVar[int | None] = 1  # of the published code, whatever the kernel; None keeps the size
 
     smoothing: bool = option(True, "smooth the maps")
-    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1)
-    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01)
+    kernel_size: int = option(3, "side of the smoothing kernel, odd", at_least=1, at_most=31)
+    sigma: float = option(0.5, "width of the smoothing kernel", at_least=0.01, at_most=100)
 
     def smoothed(self, maps: Tensor) -> Tensor:
         """Maps [..., height, width], smoothed if the setting says so."""
@@ -38,6 +38,7 @@ class DecayingStep(Method):
         (1.0, 0.5),
         "the step size is multiplied by the root of a line from the first to the second over sampling",
         at_least=0,
+        at_most=1000,
     )
 
     def decayed_step_size(self, context: Context) -> float:
@@ -61,7 +62,7 @@ class ThresholdRefinement(DecayingStep):
         "sampling, from 1 on an iteration",
         at_least=0,
     )
-    max_refinement_steps: int = option(20, "most refinement moves in one sampling step", at_least=0)
+    max_refinement_steps: int = option(20, "most refinement moves in one sampling step", at_least=0, at_most=100)
 
     def refine(self, context: Context) -> Refinement:
         """Move until the monitor meets 1 - the threshold of this iteration (A&E, section 8).

@@ -87,7 +87,7 @@ class Conform(DecayingStep, SmoothedMaps):
     loss: Literal["ntxent", "contrastive", "ntxent_contrastive"] = option(
         "ntxent", "'ntxent_contrastive' is ntxent if the first group has several tokens, else contrastive"
     )
-    temperature: float = option(0.5, "temperature of ntxent", at_least=0.001)
+    temperature: float = option(0.5, "temperature of ntxent", at_least=0.001, at_most=1000)
     previous_maps: bool = option(True, "the maps of the previous step are further samples")
     anchor_step: float | None = option(
         None,
@@ -98,7 +98,7 @@ class Conform(DecayingStep, SmoothedMaps):
     refine_at: tuple[float, ...] = option(
         (0, 0.2, 0.4), "steps that refine; below 1 a fraction of sampling, from 1 on an iteration", at_least=0
     )
-    refinement_steps: int = option(20, "refinement moves in such a step", at_least=0)
+    refinement_steps: int = option(20, "refinement moves in such a step", at_least=0, at_most=100)
     pieces: Literal["all", "first", "last"] = option("all", "which tokens of a word of several tokens take part")
     softmax_normalize: bool = option(False, "softmax over tokens before the maps are compared")
     softmax_normalize_attention_maps: bool = option(False, "softmax over the pixels of each map")

@@ -84,7 +84,9 @@ class Ebama(Method):
         "cosine",
         "how two maps are compared: symmetric Kullback-Leibler divergence, cosine distance or total variation",
     )
-    intensity_weight: float = option(0.5, "weight of the term that strengthens every object (lambda)", at_least=0)
+    intensity_weight: float = option(
+        0.5, "weight of the term that strengthens every object (lambda)", at_least=0, at_most=1000
+    )
     normalize_eot: bool | None = option(
         None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
     )

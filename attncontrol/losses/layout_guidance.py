@@ -55,7 +55,7 @@ class LayoutGuidance(LayoutMethod):
     stop: float = option(0.2, "guide up to this fraction of sampling")
     step_size: float = option(30.0, "length of a step down the gradient with respect to the latents")
     threshold: float = option(0.2, "move no further in a step once the loss, in 0..1, is at most this", at_least=0)
-    max_refinement_steps: int = option(5, "most moves in one sampling step", at_least=0)
+    max_refinement_steps: int = option(5, "most moves in one sampling step", at_least=0, at_most=100)
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
         """Cross-attention of the middle block and of the up blocks at one size; of the down ones if up is left out."""

@@ -69,9 +69,14 @@ def test_compare_returns_a_grid_and_verdicts(client):
         ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
         ({"settings": {"step_siz": 1}}, "settings: .*step_size"),
         ({"subjects": ["dog"]}, "subjects: 'dog' is not in the prompt"),
-        ({"layout": {"cat": [0, 0, 1]}}, "layout: .*4 numbers"),
-        ({"layout": {"cat": "/etc/hostname"}}, "layout: .*must be a box"),
-        ({"layout": {"objects": [{"phrase": "cat", "mask": "secret.png"}]}}, "layout: Masks cannot be given"),
+        ({"layout": {"cat": [0, 0, 1]}}, "layout: .*4 finite numbers"),
+        ({"layout": {"cat": "/etc/hostname"}}, "layout: 'cat': .*no files"),
+        ({"layout": {"phrase": "/etc/hostname"}}, "layout: 'phrase': .*no files"),
+        ({"layout": {"objects": [{"phrase": "cat", "mask": "secret.png"}]}}, "layout: 'objects': .*no files"),
+        ({"layout": {"cat": [[0, 0, 1, 1]] * 65}}, "layout: .*at most 64 boxes"),
+        ({"settings": {"kernel_size": 30001}}, "settings: .*kernel_size must be .*at most 31"),
+        ({"settings": "x"}, "settings: Settings are"),
+        ({"prompt": "a cat\0"}, "prompt: This has a control character"),
         ({"method": "boxdiff"}, "layout: This method needs boxes"),
     ],
 )
@@ -135,7 +140,9 @@ def _answers(url):
     ("options", "says"),
     [
         (["--auth", "ann"], "--auth: it must have the form USER:PASSWORD"),
+        (["--auth-file", "/nowhere/users"], "--auth-file: cannot read"),
         (["--max-steps", "0"], "max-steps"),
+        (["--max-seconds", "0"], "max-seconds"),
         (["--port", "70000"], "port"),
     ],
 )

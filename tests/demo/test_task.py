@@ -3,6 +3,7 @@
 import json
 import shlex
 import threading
+import time
 
 import pytest
 
@@ -10,10 +11,12 @@ pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 
 
 import gradio as gr
 
+from attncontrol.batch import Plan
 from attncontrol.demo import Limits, recipes
+from attncontrol.demo.batch_tab import validate
 from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.loss_plot import loss_plot
-from attncontrol.demo.studio import Progress, QueueFull, Studio, Waiting
+from attncontrol.demo.studio import Progress, QueueFull, Studio, TimeUp, Waiting
 from attncontrol.demo.task import FieldError, make_pairs, read_task
 from attncontrol.demo.widgets import edited_subjects, layout_of, settings_form, word_groups
 from attncontrol.images.recipe import Recipe
@@ -96,6 +99,42 @@ def test_jobs_wait_in_a_queue_that_tells_their_place_and_can_be_left(studio, mon
     first.join(60)
 
 
+@pytest.mark.parametrize("line", ["a cat\n", '{"prompt": 5}\n'])
+def test_a_prompt_file_is_read_up_to_the_limit_only(studio, tmp_path, line):
+    limits = Limits(jobs=3)
+    path = tmp_path / ("many.jsonl" if line.startswith("{") else "many.txt")
+    path.write_text(line * 180_000)
+    plan = Plan([path], {"steps": 2, "guidance_scale": 5.0}, allow_files=False)
+    start = time.thread_time()
+    jobs, _, problems = validate(plan, limits)
+    assert problems and max(jobs, len(problems)) <= 4
+    assert time.thread_time() - start < 2
+
+
+def test_an_endless_job_ends_at_the_time_limit_and_the_next_one_runs(studio):
+    endless = read_task(studio, LIMITS, prompt="a cat", **SMALL)
+
+    def work(tell):
+        while True:
+            make_pairs(studio, endless, tell)
+
+    with pytest.raises(TimeUp, match=r"longer than 0.5 s"):
+        list(studio.run("eve", "generate", work, seconds=0.5))
+    assert list(studio.run("ann", "generate", lambda _: "done")) == ["done"]
+
+
+def test_the_job_of_a_visitor_who_has_gone_is_stopped(studio, monkeypatch):
+    endless = read_task(studio, LIMITS, prompt="a cat", **SMALL)
+    monkeypatch.setattr(studio, "is_here", lambda session: session != "eve")
+
+    def work(tell):
+        while True:
+            make_pairs(studio, endless, tell)
+
+    assert all(isinstance(report, Progress) for report in studio.run("eve", "generate", work))
+    assert list(studio.run("ann", "generate", lambda _: "done")) == ["done"]
+
+
 def test_a_press_of_cancel_before_the_studio_knows_the_job_stops_it(studio):
     with gr.Blocks():
         panel = JobPanel(studio, "generate")
@@ -137,6 +176,20 @@ def test_a_box_without_a_name_is_an_error():
         ("method", {"method": "attend"}),
         ("layout", {"layout": "secret.json"}),
         ("layout", {"layout": {"cat": "secret.png"}}),
+        ("layout", {"layout": {"prompt": "secret.png"}}),
+        ("layout", {"layout": {f"cat {i}": [[0, 0, 1, 1]] * 40 for i in range(2)}}),
+        ("prompt", {"prompt": ["a cat"]}),
+        ("prompt", {"prompt": "a cat\0"}),
+        ("subjects", {"subjects": [{"a": "cat"}]}),
+        ("steps", {"steps": float("inf")}),
+        ("steps", {"steps": "9" * 5000}),
+        ("seed", {"seed": 10**5000}),
+        ("guidance_scale", {"guidance_scale": 10**5000}),
+        ("method", {"method": {"a": 1}}),
+        ("settings", {"method": "conform", "settings": "x"}),
+        ("settings", {"method": "conform", "settings": {"refinement_steps": 10**9}}),
+        ("settings", {"method": "conform", "settings": {"refine_at": ",".join("1" * 101)}}),
+        ("settings", {"method": "conform", "settings": {"start": 10**5000}}),
     ],
 )
 def test_errors_name_their_field(studio, field, values):

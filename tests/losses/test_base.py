@@ -78,6 +78,17 @@ def test_numbers_that_make_no_sense(cls, setting, value):
         cls(**{setting: value})
 
 
+@pytest.mark.parametrize("cls", method_classes().values())
+def test_a_setting_beyond_its_ceiling_is_refused(cls):
+    ceilings = {f.name: f.metadata["at_most"] for f in dataclasses.fields(cls) if f.metadata["at_most"] is not None}
+    assert ceilings
+    for name, most in ceilings.items():
+        for number in (most + 1, 10**5000):
+            value = (1.0, number) if name == "scale_range" else number
+            with pytest.raises(ValueError, match=f"{cls.name}: {name} must be finite and .*at most {most:g}"):
+                cls(**{name: value})
+
+
 @pytest.mark.parametrize("step_size", [-1, math.inf, math.nan, "20"])
 def test_a_step_size_that_makes_no_sense(step_size):
     with pytest.raises(ValueError, match="a-star: step_size must be finite and not negative"):
