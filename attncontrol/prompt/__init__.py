@@ -7,15 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attncontrol.prompt.align import align
+from attncontrol.prompt.content import drawn
 from attncontrol.prompt.entities import NON_VISUAL_NOUNS, extract_entities
 from attncontrol.prompt.parser import analyse, load_prompt_parser
 from attncontrol.prompt.reference import reference_structure
-from attncontrol.prompt.structure import Entity, PromptStructure, Word
+from attncontrol.prompt.structure import Entity, LeftOut, PromptStructure, Word
 from attncontrol.prompt.subjects import resolve_subjects
 
 __all__ = [
     "NON_VISUAL_NOUNS",
     "Entity",
+    "LeftOut",
     "PromptStructure",
     "Word",
     "align",
@@ -47,8 +49,9 @@ def structure_of(
     """Entities and modifiers of a prompt with their token indices.
 
     With `subjects` exactly these (see `resolve_subjects`; a finished structure of this prompt is taken as it is),
-    else all that the parser finds. Parsed words that the text encoder cuts off are left out, with a warning that
-    names them; subjects there raise ValueError, as does a prompt given as embeddings (None) without subjects.
+    else all that the parser finds and that are to be drawn (see `drawn`). Parsed words that the text encoder cuts
+    off are left out, with a warning that names them; subjects there raise ValueError, as does a prompt given as
+    embeddings (None) without subjects.
     """
     if isinstance(subjects, PromptStructure):
         if subjects.prompt != prompt:
@@ -61,7 +64,7 @@ def structure_of(
             "the prompt is given as embeddings, which cannot be parsed: give subjects as token indices "
             "(start of text = 0), for instance subjects=[2, 5]"
         )
-    structure = align(parse_prompt(prompt, parser), tokenizer)
+    structure = align(drawn(parse_prompt(prompt, parser)), tokenizer)
     entities = tuple(
         Entity(entity.noun, tuple(word for word in entity.modifiers if word.token_indices))
         for entity in structure.entities

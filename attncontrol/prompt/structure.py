@@ -38,15 +38,24 @@ class Entity:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A noun of the prompt that is no subject by default, and why: "negated", "describes the picture"."""
+
+    noun: Word
+    reason: str
+
+
+@dataclass(frozen=True)
 class PromptStructure:
     """The parsed prompt that every method reads.
 
     `backend` says where the entities come from: "subjects", "doc", or a spaCy pipeline's name and version.
     `n_tokens` is the number of positions the prompt really fills in the text encoder, start and end of text
-    included (0 until aligned): words own positions 1 .. n_tokens - 2.
+    included (0 until aligned): words own positions 1 .. n_tokens - 2. `left_out` are nouns that are no subjects.
     """
 
     prompt: str | None
     entities: tuple[Entity, ...]
     backend: str
     n_tokens: int = 0
+    left_out: tuple[LeftOut, ...] = ()
