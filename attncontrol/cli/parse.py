@@ -29,6 +29,8 @@ def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: opti
     for entity in structure.entities:
         modifiers = ", ".join(_word(word) for word in entity.modifiers)
         typer.echo(f"entity    {_word(entity.noun)}" + (f"  modified by {modifiers}" if modifiers else ""))
+    for left_out in structure.left_out:
+        typer.echo(f"left out  {left_out.noun.text}: {left_out.reason}; --subjects names it all the same")
     if not structure.entities:
         typer.echo("entity    none found: name them with --subjects")
     typer.echo("")

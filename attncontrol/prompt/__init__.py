@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from attncontrol.prompt.align import align
+from attncontrol.prompt.content import drawn
 from attncontrol.prompt.entities import NON_VISUAL_NOUNS, extract_entities
+from attncontrol.prompt.language import warn_of_other_language
 from attncontrol.prompt.parser import analyse, load_prompt_parser
-from attncontrol.prompt.structure import Entity, PromptStructure, Word
+from attncontrol.prompt.plain import as_written, learned_tokens, plain_words, warn_of_syntax
+from attncontrol.prompt.structure import Entity, LeftOut, PromptStructure, Word
 from attncontrol.prompt.subjects import resolve_subjects
 
 __all__ = [
     "NON_VISUAL_NOUNS",
     "Entity",
+    "LeftOut",
     "PromptStructure",
     "Word",
     "align",
@@ -45,13 +50,17 @@ def structure_of(
     """Entities and modifiers of a prompt with their token indices.
 
     With `subjects` exactly these (see `resolve_subjects`; a finished structure of this prompt is taken as it is),
-    else all that the parser finds. Parsed words that the text encoder cuts off are left out, with a warning that
-    names them; subjects there raise ValueError, as does a prompt given as embeddings (None) without subjects.
+    else all that the parser finds and that are to be drawn (see `drawn`). Parsed words that the text encoder cuts
+    off are left out, with a warning that names them; subjects there raise ValueError, as does a prompt given as
+    embeddings (None) without subjects.
     """
     if isinstance(subjects, PromptStructure):
         if subjects.prompt != prompt:
             raise ValueError(f"the given structure is of {subjects.prompt!r}, not of the prompt {prompt!r}")
         return subjects
+    learned = learned_tokens(prompt, tokenizer) if prompt is not None else []
+    plain, syntax = plain_words(prompt or "", learned)
+    warn_of_syntax(syntax)
     if subjects is not None:
         return resolve_subjects(subjects, prompt, tokenizer, lambda text: parse_prompt(text, parser))
     if prompt is None:
@@ -59,7 +68,11 @@ def structure_of(
             "the prompt is given as embeddings, which cannot be parsed: give subjects as token indices "
             "(start of text = 0), for instance subjects=[2, 5]"
         )
-    structure = align(parse_prompt(prompt, parser), tokenizer)
+    analysed = parser is not None and not isinstance(parser, str | Path) and not callable(parser)
+    if not analysed:
+        warn_of_other_language(plain)
+    found = drawn(parse_prompt(prompt if analysed else plain, parser))
+    structure = align(as_written(found, prompt, learned), tokenizer)
     entities = tuple(
         Entity(entity.noun, tuple(word for word in entity.modifiers if word.token_indices))
         for entity in structure.entities

@@ -38,13 +38,21 @@ class Entity:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A noun of the prompt that is no subject by default, and why: "negated", "describes the picture"."""
+
+    noun: Word
+    reason: str
+
+
+@dataclass(frozen=True)
 class PromptStructure:
     """The parsed prompt that every method reads.
 
     `backend` says where the entities come from: "subjects", "doc", or a spaCy pipeline's name and version.
     `n_tokens` is the number of positions the prompt really fills in the text encoder, start and end of text
     included (0 until aligned). `encoders` holds, for every text encoder, the positions that are words of the prompt,
-    in order: 1 .. n_tokens - 2 for CLIP (empty until aligned).
+    in order: 1 .. n_tokens - 2 for CLIP (empty until aligned). `left_out` are nouns that are no subjects.
     """
 
     prompt: str | None
@@ -52,3 +60,4 @@ class PromptStructure:
     backend: str
     n_tokens: int = 0
     encoders: tuple[tuple[int, ...], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
