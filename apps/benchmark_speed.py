@@ -40,7 +40,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attncontrol import AttendAndExcite, AttentionControlPipeline, create_method, method_classes
-from attncontrol.guidance.cost import method_cost, weightless_family
+from attncontrol.families.unet import UNetFamily
+from attncontrol.families.xl import XLFamily
+from attncontrol.guidance.cost import method_cost
 
 RUNS = {
     "1.5": ("plain", "peer", "ours", "ours, low memory"),
@@ -220,7 +222,8 @@ def count_operations(arguments: argparse.Namespace) -> dict[str, float]:
 
 def count_methods(arguments: argparse.Namespace) -> None:
     """Prints what every method costs at its published settings in 50 steps, counted on the meta device."""
-    family = weightless_family(architecture(arguments), arguments.model == "xl", getattr(torch, arguments.dtype))
+    kind = XLFamily if arguments.model == "xl" else UNetFamily
+    family = kind.weightless(architecture(arguments), getattr(torch, arguments.dtype))
     print("| method | maps | layers | guided passes in 50 steps | one pass, of plain | arithmetic, of plain "
           "| GiB kept for backward | low memory | GiB above weights | low memory |")  # fmt: skip
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -10,14 +12,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from attncontrol.families import UNetFamily, family_of
+from attncontrol.families import family_of
+from attncontrol.families.base import Family
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.engine import Engine, Subject
 from attncontrol.guidance.record import ControlRecord
-from attncontrol.guidance.schedulers import input_scale, keep_given_sample, starting_calls
+from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, starting_calls
 from attncontrol.layout import place, read_layout
 from attncontrol.losses.base import Context, MethodSum
 from attncontrol.losses.combining import Control, resolve_control
+from attncontrol.losses.registry import method_classes
 from attncontrol.prompt import resolve_subjects, structure_of
 from attncontrol.prompt.align import check_second_tokenizer
 
@@ -49,9 +53,18 @@ def attach(
             image = pipe("a red crown and a blue bow", image=...).images[0]
         control.record.images[0].steps
     """
-    methods = resolve_control(control, getattr(pipe, "tuned_settings", None))
+    methods = resolve_control(control, _settings(pipe))
     prepared = prepare_subjects(pipe, methods, prompt, subjects, layout, parser)
     return AttentionControl(pipe, methods, prepared, record_maps=record_maps, memory=memory)
+
+
+def _settings(pipe: Any) -> dict[str, Any]:
+    """Settings by method that replace the published defaults: those tuned for the checkpoint, else the family's."""
+    own, tuned = family_of(pipe).defaults, dict(getattr(pipe, "tuned_settings", None) or {})
+    for name, cls in method_classes().items() if own else ():
+        known = {field.name for field in dataclasses.fields(cls)}
+        tuned.setdefault(name, {key: value for key, value in own.items() if key in known})
+    return tuned
 
 
 class AttentionControl:
@@ -81,7 +94,7 @@ class AttentionControl:
         if "step" in vars(scheduler):
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
         self._scheduler = scheduler
-        self._running = False
+        self._running, self._thread = False, threading.get_ident()
         self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
         scheduler.step = self._moving_step(scheduler.step)
         scheduler.set_timesteps = self._starting(scheduler.set_timesteps)
@@ -122,7 +135,7 @@ class AttentionControl:
             if family_of(self.pipe).denoiser is not self._family.denoiser:
                 raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
             self._new_run()
-            self._running = True
+            self._running, self._thread = True, threading.get_ident()
             return set_timesteps(*args, **kwargs)
 
         return wrapper
@@ -132,7 +145,7 @@ class AttentionControl:
             return args, kwargs
         if self.pipe.scheduler is not self._scheduler:
             raise RuntimeError("the scheduler was replaced under control: set it before `with attach(...)`")
-        if not self._running:  # another pipeline shares the denoiser
+        if not self._running or threading.get_ident() != self._thread:  # another pipeline shares the denoiser
             return args, kwargs
         call = self._family.bind(args, kwargs)
         if self._guided_call != self._calls and self._starts_iteration():
@@ -142,10 +155,12 @@ class AttentionControl:
                 self._move = self._engine.guide(call, sum(self._starts[: self._calls]), sum(self._starts))
             finally:
                 self._inside = False
-        if self._move is not None:
-            call["sample"] = _moved_input(call["sample"], self._move)
-            self._input_scale = input_scale(self._scheduler, call["timestep"], call["sample"].device)
-        return (), call
+        if self._move is None:
+            return args, kwargs
+        z = self._family.latents(call)
+        moved = (z.float() + torch.cat([self._move] * (len(z) // len(self._move)))).to(z.dtype)
+        self._input_scale = self._family.input_scale(self._scheduler, call, z.device)
+        return self._family.moved(args, kwargs, moved)
 
     def _starts_iteration(self) -> bool:
         """Whether a move in this call lasts: one iteration of guidance per step of the scheduler's solver."""
@@ -160,21 +175,14 @@ class AttentionControl:
         @functools.wraps(step)
         def wrapper(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._move is not None:
-                sample = (sample.float() + self._move / self._input_scale).to(sample.dtype)
+                moved = sample.float() + self._move / self._input_scale
+                sample = moved if keeps_float32(self._scheduler) else moved.to(sample.dtype)
                 keep_given_sample(self._scheduler)
                 self._move = None
             self._calls += 1
             return step(model_output, timestep, sample, *args, **kwargs)
 
         return wrapper
-
-
-def _moved_input(model_input: Tensor, move: Tensor) -> Tensor:
-    """The denoiser's input with every copy of the latents moved; further channels (inpainting) stay."""
-    latents, rest = model_input.split([move.shape[1], model_input.shape[1] - move.shape[1]], dim=1)
-    copies = latents.shape[0] // move.shape[0]
-    latents = (latents.float() + move.repeat(copies, 1, 1, 1)).to(model_input.dtype)
-    return torch.cat([latents, rest], dim=1)
 
 
 def prepare_subjects(
@@ -198,7 +206,7 @@ def prepare_subjects(
     return prepared
 
 
-def _prepare_subject(family: UNetFamily, prompt: str | None, subjects: Any, layout: Any, parser: Any) -> Subject:
+def _prepare_subject(family: Family, prompt: str | None, subjects: Any, layout: Any, parser: Any) -> Subject:
     if prompt is None:
         if subjects is None:
             raise ValueError("without the prompt's text its words are unknown: pass subjects as token indices")

@@ -1,8 +1,10 @@
-"""Reading attention probabilities out of a denoiser. The only file that touches attention processors."""
+"""Reading attention probabilities out of a denoiser. The only file that touches attention modules."""
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -32,6 +35,15 @@ class Capture:
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.layers = dict(layers)
         self.maps: dict[str, Tensor | list[Callable[[], Tensor]]] = {}
+        self.thread = threading.get_ident()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a plain call of another thread, which shares the denoiser, runs here.
+
+        Recomputation for a backward pass may run in a thread of autograd's, but with gradients on.
+        """
+        return threading.get_ident() != self.thread and not torch.is_grad_enabled()
 
     @contextmanager
     def installed(self) -> Iterator[Capture]:
@@ -52,6 +64,91 @@ class Capture:
         self.maps[name] = maps
         if len(self.maps) == len(self.layers):
             raise ForwardTruncated
+
+
+class ForwardCapture(Capture):
+    """The same for transformers, whose processors are left alone: the modules' `forward` is wrapped instead.
+
+    Query and key are read at a module's first scaled-dot-product attention; `queries` are the image's rows of it,
+    `columns` the text's keys (docs/add_a_family.md). The maps are functions, since joint attention is large. Inside
+    `installed()` every processor of `denoiser` uses torch's own attention kernels: others have no backward pass or
+    call none that could be read.
+    """
+
+    def __init__(self, denoiser: nn.Module, layers: Mapping[str, nn.Module], queries: slice, columns: slice) -> None:
+        super().__init__(layers)
+        self.denoiser, self.queries, self.columns = denoiser, queries, columns
+
+    @contextmanager
+    def installed(self) -> Iterator[Capture]:
+        """Wraps the modules' forwards and puts everything back on any exit."""
+        try:
+            for name, layer in self.layers.items():
+                layer.forward = self._reading(name, layer.forward)
+            with native_attention(self.denoiser):
+                yield self
+        finally:
+            for layer in self.layers.values():
+                vars(layer).pop("forward", None)
+
+    def _reading(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if self.is_foreign:
+                return forward(*args, **kwargs)
+            with _ScoresReader(self, name):
+                return forward(*args, **kwargs)
+
+        return wrapper
+
+    def store_scores(self, name: str, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> None:
+        """Keeps what the maps of a layer are made of: image rows of the query, all keys."""
+        scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+        if key.shape[1] != query.shape[1]:  # grouped keys
+            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        query = query[:, :, self.queries]
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., self.queries, :]
+        functions = deferred_probabilities(query, key, mask, scale)
+        self.store(name, [partial(_columns, function, self.columns) for function in functions])
+
+
+def _columns(probabilities: Callable[[], Tensor], columns: slice) -> Tensor:
+    return probabilities()[..., columns]
+
+
+@contextmanager
+def native_attention(denoiser: nn.Module) -> Iterator[None]:
+    """Makes every attention processor use torch's own kernels; their choice comes back on any exit."""
+    processors = [module.processor for module in denoiser.modules() if hasattr(module, "processor")]
+    chosen = [(p, vars(p).get("_attention_backend", p)) for p in processors if hasattr(p, "_attention_backend")]
+    try:
+        for processor, _ in chosen:
+            processor._attention_backend = AttentionBackendName.NATIVE
+        yield
+    finally:
+        for processor, own in chosen:
+            if own is processor:  # it had none of its own
+                del processor._attention_backend
+            else:
+                processor._attention_backend = own
+
+
+class _ScoresReader(TorchFunctionMode):
+    """Stores query and key of the first scaled-dot-product attention under it; later ones are image prompts'."""
+
+    def __init__(self, capture: ForwardCapture, name: str) -> None:
+        super().__init__()
+        self.capture, self.name, self.done = capture, name, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and not self.done:
+            self.done = True
+            query, key = args[:2] if len(args) >= 2 else (kwargs["query"], kwargs["key"])
+            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+            self.capture.store_scores(self.name, query, key, mask, kwargs.get("scale"))
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -89,6 +186,8 @@ class CapturingProcessor:
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        if self.capture.is_foreign:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         with _AttentionReader(self, attn.is_cross_attention) as reader:
             output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         if not reader.done:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Size = tuple[int, int]
-Place = Literal["up", "down", "mid"]
-PLACES: tuple[Place, ...] = ("up", "down", "mid")
+Place = Literal["up", "down", "mid", "joint", "single", "block"]
+PLACES: tuple[Place, ...] = get_args(Place)
+UNET_PLACES: tuple[Place, ...] = ("up", "down", "mid")
 SMALLEST_SIDE = 16
 
 
@@ -41,7 +42,8 @@ def match_layers(layers: Sequence[Layer], patterns: str) -> list[Layer]:
     """
     chosen: set[str] = set()
     for pattern in split_patterns(patterns):
-        found = {m.name for m in layers if f"{m.path}.".startswith(f"{pattern}.")}
+        expanded = [f"{start}." for start in _expanded(pattern)]
+        found = {m.name for m in layers if any(f"{m.path}.".startswith(start) for start in expanded)}
         if not found:
             blocks = dict.fromkeys(".".join(m.path.split(".")[: 1 if m.place == "mid" else 2]) for m in layers)
             raise ValueError(f"no attention layer matches {pattern!r}; there are layers in {', '.join(blocks)}")
@@ -53,12 +55,20 @@ def split_patterns(patterns: str) -> list[str]:
     """The patterns of a list separated by commas. Raises ValueError for one that could match no layer."""
     split = [pattern.strip() for pattern in patterns.split(",")]
     for pattern in split:
-        if not re.fullmatch(rf"({'|'.join(PLACES)})(\.\d+)*", pattern):
+        if not re.fullmatch(rf"({'|'.join(PLACES)})((\.\d+)*|\.\d+-\d+)", pattern):
             raise ValueError(
                 f"layers cannot be {pattern!r}: name down, mid or up, or parts of them by block, attention and "
-                "transformer block, as in 'down.2' or 'up.0.1.3', separated by commas"
+                "transformer block, as in 'down.2' or 'up.0.1.3', of transformers joint, single or block, as in "
+                "'joint.4-11' or 'single.0', separated by commas"
             )
     return split
+
+
+def _expanded(pattern: str) -> list[str]:
+    """ "joint.4-6" as "joint.4", "joint.5", "joint.6"; any other pattern as it is."""
+    place, _, numbers = pattern.partition(".")
+    first, dash, last = numbers.partition("-")
+    return [f"{place}.{i}" for i in range(int(first), int(last) + 1)] if dash else [pattern]
 
 
 def choose_size(layers: Sequence[Layer], wanted: int | Size | None = None) -> Size:

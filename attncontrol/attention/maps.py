@@ -75,17 +75,22 @@ def aggregate(layers: Sequence[Tensor], size: Size) -> Tensor:
     return joined.sum(0) / joined.shape[0]
 
 
-def resoftmax(attention: Tensor, last: int, scale: float = 100.0) -> Tensor:
-    """Softmax of `scale` * attention over the text positions 1 .. last - 1 of [height, width, positions].
+def resoftmax(attention: Tensor, spans: Sequence[slice], scale: float = 100.0) -> Tensor:
+    """Softmax of `scale` * attention over each span of text positions of [height, width, positions] by itself.
 
-    Drops the start of text and everything from position `last` on; text position p is channel p - 1 of the
-    result (A&E, section 4). `last` may be negative, as in a slice.
+    The result has the same positions; those outside every span are 0 (A&E, section 4).
     """
-    return torch.softmax(attention[..., 1:last] * scale, dim=-1)
+    width = attention.shape[-1]
+    parts = []
+    for span in spans:
+        first, last, _ = span.indices(width)
+        probabilities = torch.softmax(attention[..., first:last] * scale, dim=-1)
+        parts.append(F.pad(probabilities, (first, width - last)))
+    return sum(parts[1:], parts[0])
 
 
 def token_means(attention: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """The mean map of every group of channels: [height, width, channels] -> [groups, height, width]."""
+    """The mean map of every group of positions: [height, width, positions] -> [groups, height, width]."""
     if not groups:
         return attention.new_zeros(0, *attention.shape[:2])
     return torch.stack([attention[..., index_tensor(group, attention.device)].mean(-1) for group in groups])

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from attncontrol.attention.layers import PLACES, Layer, Place, Size
-from attncontrol.attention.maps import index_tensor
+from attncontrol.attention.capture import Capture
+from attncontrol.attention.layers import UNET_PLACES, Layer, Place, Size
+from attncontrol.families.base import Call, Family
 
 BLOCKS: dict[str, Place] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 
 
-class UNetFamily:
-    """What the engine must know of a pipeline around a `UNet2DConditionModel` (Stable Diffusion 1.x, 2.x)."""
+class UNetFamily(Family):
+    """A pipeline around a `UNet2DConditionModel` (Stable Diffusion 1.x, 2.x)."""
 
-    default_places: tuple[Place, ...] = PLACES  # where methods look unless told otherwise
+    denoisers = ("UNet2DConditionModel",)
+    component = "unet"
+    latents_argument = "sample"
+    lora_argument = "cross_attention_kwargs"
+    text = (slice(1, -1),)
+    size_multiple = 8
+    default_places: tuple[Place, ...] = UNET_PLACES  # where methods look unless told otherwise
 
-    def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
-        self.denoiser = pipe.unet
-        self._signature = inspect.signature(type(self.denoiser).forward)
+    @classmethod
+    def weightless(cls, config: dict[str, Any], dtype: torch.dtype) -> UNetFamily:
+        """The family of a UNet of this configuration, on the meta device."""
+        known = {key: value for key, value in config.items() if not key.startswith("_")}
+        if known.get("encoder_hid_dim_type") == "ip_image_proj":  # an IP-Adapter that was loaded into it
+            known |= {"encoder_hid_dim_type": None, "encoder_hid_dim": None}
+        with torch.device("meta"):
+            unet = nn.Module.to(UNet2DConditionModel.from_config(known), dtype).eval()
+        parts = dict.fromkeys(("tokenizer", "tokenizer_2", "text_encoder", "vae"))
+        return cls(SimpleNamespace(unet=unet, do_classifier_free_guidance=False, **parts))
 
     @property
     def tokenizers(self) -> list[Any]:
@@ -72,13 +86,15 @@ class UNetFamily:
             call["added_cond_kwargs"] = conditions
         return call
 
-    def bind(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """All arguments of one denoiser call by name."""
-        bound = self._signature.bind(self.denoiser, *args, **kwargs).arguments
-        bound.pop("self")
-        return {**bound.pop("kwargs", {}), **bound}
+    def latents(self, call: Call) -> Tensor:
+        """The first channels of the input: [rows, channels, height, width]."""
+        return call["sample"][:, : self.latent_channels]
 
-    def batch_layout(self) -> tuple[int, int]:
+    def with_latents(self, call: Call, latents: Tensor) -> Call:
+        """The call at other latents; further channels (inpainting) stay."""
+        return {**call, "sample": torch.cat([latents, call["sample"][:, latents.shape[1] :]], dim=1)}
+
+    def batch_layout(self, call: Call, prompts: int) -> tuple[int, int]:
         """How many copies of the latents one call holds, and which of them (from 0) is the conditional one.
 
         Classifier-free guidance puts an unconditional copy in front, perturbed-attention guidance a perturbed one
@@ -105,6 +121,15 @@ class UNetFamily:
             if name.split(".")[0] in BLOCKS and name.endswith((".attn1", ".attn2")) and hasattr(module, "processor")
         }
 
+    def grid(self, call: Call) -> Size:
+        """Height and width of the latents."""
+        return tuple(call["sample"].shape[-2:])
+
+    def capture(self, call: Call, layers: Sequence[Layer]) -> Capture:
+        """Reads maps by attention processors, which also serves IP-Adapter and explicit attention."""
+        modules = self.attention_modules()
+        return Capture({layer.name: modules[layer.name] for layer in layers})
+
     def layers(self, latent_size: Size) -> list[Layer]:
         """The attention layers with the size of their maps for latents of (height, width)."""
         sizes = self._block_sizes(latent_size)
@@ -126,24 +151,3 @@ class UNetFamily:
         named = {f"down_blocks.{i}": s for i, s in enumerate(down)}
         named |= {f"up_blocks.{i}": s for i, s in enumerate(reversed(down))}
         return named | {"mid_block": size}
-
-    def rows(self, call: dict[str, Any], batch: int, rows: Sequence[int]) -> dict[str, Any]:
-        """The arguments of a denoiser call for some rows of its batch only."""
-        index = index_tensor(rows, call["sample"].device)
-
-        def select(value: Tensor) -> Tensor:
-            # outside inference mode a copy is an ordinary tensor, which autograd can save
-            return value[index] if value.ndim > 0 and value.shape[0] == batch else value.clone()
-
-        return {name: _map_tensors(value, select) for name, value in call.items()}
-
-
-def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Applies a function to every tensor in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: _map_tensors(item, function) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_map_tensors(item, function) for item in value)
-    return value

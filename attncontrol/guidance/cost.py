@@ -8,7 +8,6 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -21,7 +20,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from attncontrol.attention.layers import Layer, Size
-from attncontrol.families import UNetFamily, XLFamily, family_of
+from attncontrol.families import family_of_checkpoint
+from attncontrol.families.base import Family
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.layout import Layout
 from attncontrol.losses.base import Context, Method, Reading
@@ -44,7 +44,7 @@ class Cost:
     peak_bytes: int
 
 
-def guided_cost(family: UNetFamily, size: Size, layers: Sequence[Layer], low_memory: bool = False) -> Cost:
+def guided_cost(family: Family, size: Size, layers: Sequence[Layer], low_memory: bool = False) -> Cost:
     """One guided pass of one image: the forward up to the last of the layers, and its backward to the latents.
 
     `size` is (height, width) of the latents. The losses themselves are left out, they are small; so are adapters and
@@ -52,15 +52,15 @@ def guided_cost(family: UNetFamily, size: Size, layers: Sequence[Layer], low_mem
     other inputs than Stable Diffusion's.
     """
     names = tuple(layer.name for layer in layers)
-    return _count(_described(family), isinstance(family, XLFamily), size, family.denoiser.dtype, names, low_memory)
+    return _count(type(family), _described(family), size, family.denoiser.dtype, names, low_memory)
 
 
-def plain_cost(family: UNetFamily, size: Size, images: int = 2) -> Cost:
+def plain_cost(family: Family, size: Size, images: int = 2) -> Cost:
     """One ordinary forward of some images, 2 being one image with classifier-free guidance. See `guided_cost`."""
-    return _count(_described(family), isinstance(family, XLFamily), size, family.denoiser.dtype, None, images=images)
+    return _count(type(family), _described(family), size, family.denoiser.dtype, None, images=images)
 
 
-def fits_in_memory(family: UNetFamily, size: Size, layers: Sequence[Layer], images: int, device: torch.device) -> bool:
+def fits_in_memory(family: Family, size: Size, layers: Sequence[Layer], images: int, device: torch.device) -> bool:
     """Whether a guided pass of so many images at once, with all its activations, fits into what a device has free.
 
     True where it cannot be known: devices that do not tell, UNets that cannot be counted.
@@ -106,7 +106,7 @@ class MethodCost:
     low: Cost
 
 
-def method_cost(family: UNetFamily, method: Method, size: Size, steps: int = 50) -> MethodCost:
+def method_cost(family: Family, method: Method, size: Size, steps: int = 50) -> MethodCost:
     """What a method costs a model; `size` is (height, width) of the latents. Raises ValueError as `guided_cost`."""
     layers = method.select_layers(family.layers(size))
     plain, fast, low = plain_cost(family, size), *(guided_cost(family, size, layers, low) for low in (False, True))
@@ -143,22 +143,11 @@ def _passes_of_step(method: Method, context: Context, reading: Reading) -> int:
     return passes + (not evaluated and method.plain_step_size(context) > 0)
 
 
-def weightless_family(config: dict[str, Any], xl: bool, dtype: torch.dtype) -> UNetFamily:
-    """The family of a UNet of this configuration, on the meta device."""
-    known = {key: value for key, value in config.items() if not key.startswith("_")}
-    if known.get("encoder_hid_dim_type") == "ip_image_proj":  # an IP-Adapter that was loaded into it
-        known |= {"encoder_hid_dim_type": None, "encoder_hid_dim": None}
-    with torch.device("meta"):
-        unet = nn.Module.to(UNet2DConditionModel.from_config(known), dtype).eval()
-    parts = {"tokenizer": None, "text_encoder": None, "vae": None} | ({"tokenizer_2": None} if xl else {})
-    return family_of(SimpleNamespace(unet=unet, do_classifier_free_guidance=False, **parts))
-
-
-def _described(family: UNetFamily) -> str:
+def _described(family: Family) -> str:
     return json.dumps(dict(family.denoiser.config), sort_keys=True, default=str)
 
 
-def load_weightless(path: str, dtype: torch.dtype) -> tuple[UNetFamily, int, Size]:
+def load_weightless(path: str, dtype: torch.dtype) -> tuple[Family, int, Size]:
     """The family of a checkpoint from its configurations alone, the pixels of a latent, and the latents' usual size.
 
     Raises ValueError for a folder or id that is no checkpoint with a UNet.
@@ -171,20 +160,21 @@ def load_weightless(path: str, dtype: torch.dtype) -> tuple[UNetFamily, int, Siz
         raise ValueError(f"no Stable Diffusion checkpoint at {path!r}: {error}") from error
     side = unet["sample_size"]
     size = (side, side) if isinstance(side, int) else tuple(side)
-    return weightless_family(unet, "tokenizer_2" in index, dtype), 2 ** (len(vae["block_out_channels"]) - 1), size
+    family = family_of_checkpoint(index).weightless(unet, dtype)
+    return family, 2 ** (len(vae["block_out_channels"]) - 1), size
 
 
 @functools.lru_cache(maxsize=64)
 def _count(
+    kind: type[Family],
     config: str,
-    xl: bool,
     size: Size,
     dtype: torch.dtype,
     layers: tuple[str, ...] | None,
     low_memory: bool = False,
     images: int = 1,
 ) -> Cost:
-    family = weightless_family(json.loads(config), xl, dtype)
+    family = kind.weightless(json.loads(config), dtype)
     for module in family.attention_modules().values():
         module.forward = _fused(module.forward)
     kept, operations, memory = 0, FlopCounterMode(display=False), _MemoryCounter(family.denoiser)

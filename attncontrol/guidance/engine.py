@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attncontrol.attention.layers import Layer, choose_size
 from attncontrol.attention.maps import AttentionMaps
-from attncontrol.families import UNetFamily
+from attncontrol.families.base import Call, Family
 from attncontrol.guidance.cost import Memory, fits_in_memory
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.guidance.record import ControlRecord, ImageRecord, StepRecord
@@ -94,7 +94,7 @@ class Engine:
 
     def __init__(
         self,
-        family: UNetFamily,
+        family: Family,
         methods: MethodSum,
         subjects: Sequence[Subject],
         *,
@@ -109,7 +109,6 @@ class Engine:
         self.unconfirmed: list[Move] = []
         self.index = self.count = 0
         self.layers: list[list[Layer]] = []  # what each part looks at
-        self.recorded_layers: list[Layer] = []
 
     @property
     def record(self) -> ControlRecord:
@@ -120,8 +119,8 @@ class Engine:
                 step.timestep = float(step.timestep)
         return ControlRecord([image.record for image in self.images])
 
-    def guide(self, call: dict[str, Any], index: int, count: int) -> Tensor | None:
-        """The move of the latents before one denoiser call: float32 [images, channels, height, width], None if none.
+    def guide(self, call: Call, index: int, count: int) -> Tensor | None:
+        """The move of the latents before one denoiser call: float32 shaped as the sample, None if none.
 
         `call` holds the denoiser's arguments by name, `index` counts the iterations from 0 and `count` is their
         number. The move is one of the model's input, after the scheduler's scaling: there the noisy latents have the
@@ -129,37 +128,33 @@ class Engine:
         """
         self.index, self.count = index, count
         with torch.inference_mode(False), torch.enable_grad():
-            layers = self._choose_layers(self.family.layers(tuple(call["sample"].shape[-2:])))
-            pass_ = GuidedPass(self.family, call, layers)
+            every = self.family.layers(self.family.grid(call))
+            pass_ = GuidedPass(self.family, call, self._choose_layers(every), prompts=len(self.subjects))
             if not self.images:
                 pass_.check_copies()
                 self._start_run(pass_.images)
             for image in self.images:
-                self._start_step(image, call["timestep"])
+                self._start_step(image, self.family.timestep(call))
             if any(image.request for image in self.images):
                 pass_.low_memory = self._saves_memory(pass_)
             latents = pass_.start
             while waiting := [image for image in self.images if image.request]:
                 latents = self._round(pass_, latents, waiting)
             if self.record_maps:
-                self._record_maps(pass_, latents)
+                self._record_maps(call, every, latents)
         moved = self.unconfirmed or any(image.step.moved for image in self.images)
         return latents - pass_.start if moved else None
 
     def _choose_layers(self, layers: Sequence[Layer]) -> list[Layer]:
-        """The layers that any part, or the recorded maps, are made of, out of all there are."""
+        """The layers that any part is made of, out of all there are."""
         self.layers = [method.select_layers(layers) for _, method in self.parts]
-        if self.record_maps:
-            default = [layer for layer in layers if layer.by_default and layer.is_cross]
-            size = choose_size(default)
-            self.recorded_layers = [layer for layer in default if layer.size == size]
-        wanted = {layer.name for part in (*self.layers, self.recorded_layers) for layer in part}
+        wanted = {layer.name for part in self.layers for layer in part}
         return [layer for layer in layers if layer.name in wanted]
 
     def _saves_memory(self, pass_: GuidedPass) -> bool:
         """Whether memory is bought with time; "auto" is decided once in a run, at the first guided step."""
         if self.memory == "auto":
-            size, device = tuple(pass_.start.shape[-2:]), pass_.start.device
+            size, device = self.family.grid(pass_.call), pass_.start.device
             fits = fits_in_memory(self.family, size, pass_.layers, pass_.images, device)
             self.memory = "fast" if fits else "low"
         return self.memory == "low"
@@ -216,6 +211,7 @@ class Engine:
             count=self.count,
             layout=image.subject.layout,
             drop_padding=self.family.drop_padding,
+            text=self.family.text,
             refinements=image.step.refinements,
             carry=image.carries.get(part),
             last_loss=image.last_losses.get(part),
@@ -345,11 +341,15 @@ class Engine:
         """Whether this request descends something else than the loss."""
         return image.request.refining and image.evaluations[part].objective is not None
 
-    def _record_maps(self, pass_: GuidedPass, latents: Tensor) -> None:
-        """Adds every subject's map at the latents that go into this step."""
+    def _record_maps(self, call: Call, layers: Sequence[Layer], latents: Tensor) -> None:
+        """Adds every subject's map at the latents that go into this step, in a pass of its own: looking is no part."""
+        default = [layer for layer in layers if layer.by_default and layer.is_cross]
+        size = choose_size(default)
+        chosen = [layer for layer in default if layer.size == size]
+        pass_ = GuidedPass(self.family, call, chosen, prompts=len(self.subjects))
         with torch.no_grad(), pass_.run(latents, range(pass_.images)) as (_, maps):
             for image, image_maps in zip(self.images, maps, strict=True):
-                attention = image_maps.of(self.recorded_layers).mean_cross(self.recorded_layers[0].size).cpu()
+                attention = image_maps.mean_cross(size).cpu()
                 words = [list(entity.noun.token_indices) for entity in image.subject.structure.entities]
                 if not words:
                     continue

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
@@ -13,33 +14,35 @@ from torch import Tensor, nn
 from attncontrol.attention.capture import Capture, ForwardTruncated, plain_attention
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap, index_tensor
-from attncontrol.families import INSTEAD, UNetFamily
+from attncontrol.families import INSTEAD
+from attncontrol.families.base import Call, Family
 
 
 class GuidedPass:
     """Repeats one denoiser call for its conditional rows, up to the last wanted attention layer.
 
-    `call` holds the denoiser's arguments by name, `layers` are the layers to capture. Latents are those the model
-    sees, after the scheduler's input scaling; `start` are the present ones, [images, channels, height, width]. They,
-    their gradients and the maps are float32 whatever the model's dtype.
+    `call` holds the denoiser's arguments by name, `layers` are the layers to capture, `prompts` is the number of
+    prompts of the run. Latents are those the model sees, after the scheduler's input scaling; `start` are the present
+    ones, [images, ...]. They, their gradients and the maps are float32 whatever the model's dtype.
     """
 
     def __init__(
-        self, family: UNetFamily, call: dict[str, Any], layers: Sequence[Layer], low_memory: bool = False
+        self, family: Family, call: Call, layers: Sequence[Layer], low_memory: bool = False, prompts: int = 1
     ) -> None:
         self.family, self.call, self.layers, self.low_memory = family, call, layers, low_memory
-        self.batch = call["sample"].shape[0]
-        self.copies, conditional = family.batch_layout()
+        latents = family.latents(call)
+        self.batch = latents.shape[0]
+        self.copies, conditional = family.batch_layout(call, prompts)
         self.images = self.batch // self.copies
         self.first_row = conditional * self.images
+        self.dtype = latents.dtype
         # a copy made outside inference mode can take part in autograd
-        self.sample = call["sample"][self.first_row : self.first_row + self.images].clone()
-        self.start = self.sample[:, : family.latent_channels].float()
+        self.start = latents[self.first_row : self.first_row + self.images].clone().float()
 
     def check_copies(self) -> None:
         """Raises ValueError if the batch is not made of equal copies of the latents, as the family says."""
-        channels = self.start.shape[1]
-        expected, batch = (x[:, :channels] for x in (self.sample.repeat(self.copies, 1, 1, 1), self.call["sample"]))
+        batch = self.family.latents(self.call).float()
+        expected = torch.cat([self.start] * self.copies)
         if expected.shape != batch.shape or not torch.allclose(expected, batch, rtol=0, atol=0, equal_nan=True):
             raise ValueError(
                 f"{type(self.family.pipe).__name__} calls its denoiser with a batch of {self.batch} that is not "
@@ -51,22 +54,34 @@ class GuidedPass:
     def run(self, latents: Tensor, rows: Sequence[int]) -> Iterator[tuple[Tensor, list[AttentionMaps]]]:
         """Runs the images `rows` at `latents` [images, ...]; gives a leaf of their latents and the maps of each.
 
-        Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off).
+        Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off). Passes
+        of other threads over the same denoiser wait.
         """
-        index = index_tensor(rows, latents.device)
-        leaf = latents[index].detach().requires_grad_(torch.is_grad_enabled())
+        leaf = latents[index_tensor(rows, latents.device)].detach().requires_grad_(torch.is_grad_enabled())
         call = self.family.rows(self.call, self.batch, [self.first_row + row for row in rows])
-        other_channels = self.sample[index][:, leaf.shape[1] :]
-        call["sample"] = torch.cat([leaf.to(self.sample.dtype), other_channels], dim=1)
-        modules = self.family.attention_modules()
-        capture = Capture({layer.name: modules[layer.name] for layer in self.layers})
+        call = self.family.with_latents(call, leaf.to(self.dtype))
+        capture = self.family.capture(call, self.layers)
         denoiser = self.family.denoiser
-        unperturbed = plain_attention([modules[name] for name in self.family.perturbed_layers()])
-        scaled = _scaled_lora(denoiser, call)
-        with _frozen(denoiser), self._checkpointing(), unperturbed, scaled, capture.installed():
+        scaled = _scaled_lora(denoiser, call, self.family.lora_argument)
+        with (
+            _lock(denoiser),
+            _frozen(denoiser),
+            self._checkpointing(),
+            self._unperturbed(),
+            scaled,
+            capture.installed(),
+        ):
             with suppress(ForwardTruncated), _lasting_weights(denoiser):
                 denoiser(**call)
             yield leaf, self._maps(capture, len(rows))
+
+    @contextmanager
+    def _unperturbed(self) -> Iterator[None]:
+        """Plain attention where perturbed-attention guidance would treat the copies of a batch differently."""
+        names = self.family.perturbed_layers()
+        modules = self.family.attention_modules() if names else {}
+        with plain_attention([modules[name] for name in names]):
+            yield
 
     def _maps(self, capture: Capture, images: int) -> list[AttentionMaps]:
         layers = {layer.name: layer for layer in self.layers}
@@ -92,6 +107,14 @@ class GuidedPass:
             denoiser.disable_gradient_checkpointing()
 
 
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+
+
+def _lock(module: nn.Module) -> threading.RLock:
+    """One lock a denoiser: a guided pass changes it, and several pipelines in several threads may share it."""
+    return _locks.setdefault(module, threading.RLock())
+
+
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
     """No parameter of the module asks for gradients inside; their flags come back on any exit."""
@@ -107,17 +130,17 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _scaled_lora(module: nn.Module, call: dict[str, Any]) -> Iterator[None]:
+def _scaled_lora(module: nn.Module, call: Call, argument: str | None) -> Iterator[None]:
     """The LoRA scale a call asks for, taken out of it, holds inside: diffusers' own ends with the forward.
 
     Checkpointed blocks run again in the backward pass.
     """
-    arguments = dict(call.get("cross_attention_kwargs") or {})
+    arguments = dict(call.get(argument) or {})
     scale = arguments.pop("scale", 1.0)
     if not USE_PEFT_BACKEND or scale == 1.0:
         yield
         return
-    call["cross_attention_kwargs"] = arguments
+    call[argument] = arguments
     scale_lora_layers(module, scale)
     try:
         yield

@@ -1,20 +1,13 @@
-"""What guidance must know of diffusers schedulers: the scale of their samples, and which model calls move on."""
+"""What guidance must know of diffusers schedulers: which model calls move on, and what their steps need."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
 
-
-def input_scale(scheduler: Any, timestep: Any, device: torch.device) -> Tensor:
-    """The factor from the scheduler's sample to the model's input at the present step: float32, one entry.
-
-    1 for DDIM, PNDM, DPM++ and their like; 1 / sqrt(sigma^2 + 1) for Euler, LMS, Heun and theirs.
-    """
-    one = torch.ones(1, dtype=torch.float32, device=device)
-    return scheduler.scale_model_input(one, timestep).float()
+def keeps_float32(scheduler: Any) -> bool:
+    """Whether `step` casts a float32 sample by itself: in bfloat16 a small move would be lost by rounding."""
+    return "FlowMatch" in type(scheduler).__name__
 
 
 def starting_calls(scheduler: Any, calls: int) -> list[bool]:

@@ -109,10 +109,11 @@ class _Placer:
         for entity, regions in self.placed:
             if set(item.tokens) in (set(entity.token_indices), set(entity.noun.token_indices)):
                 return regions
-        last = self.structure.n_tokens - 2
-        if max(item.tokens) > last:
+        words = {i for encoder in self.structure.encoders for i in encoder}
+        if not words.issuperset(item.tokens):
             raise ValueError(
-                f"the layout gives {item.phrase!r} the tokens {list(item.tokens)}, the prompt's words are 1..{last}"
+                f"the layout gives {item.phrase!r} the tokens {list(item.tokens)}, the prompt's words are "
+                f"{min(words, default=0)}..{max(words, default=0)}"
             )
         return self._insert(Entity(Word(item.phrase, None, item.tokens)))
 

@@ -132,8 +132,7 @@ class AStar(DecayingStep, SmoothedMaps):
         """Prepared maps [concepts, height, width] from mean attention [height, width, positions] (section 7)."""
         words = self._concepts(context).values()
         if self.normalization == "resoftmax":
-            attention = resoftmax(attention, self.softmax_end(context, self.normalize_eot))
-            words = [[i - 1 for i in word] for word in words]
+            attention = resoftmax(attention, self.softmax_spans(context, self.normalize_eot))
         maps = self.smoothed(token_means(attention, list(words)))
         return spread(maps) if self.normalization == "minmax" else maps
 

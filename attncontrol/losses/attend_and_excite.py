@@ -56,18 +56,18 @@ class AttendAndExcite(ThresholdRefinement, SmoothedMaps):
 
     def subject_maps(self, attention: Tensor, context: Context) -> Tensor:
         """Prepared maps [subjects, height, width] from mean attention [height, width, positions] (sections 4, 5)."""
-        probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot), self.softmax_scale)
-        return self.smoothed(token_means(probabilities, self._channels(context)))
+        probabilities = resoftmax(attention, self.softmax_spans(context, self.normalize_eot), self.softmax_scale)
+        return self.smoothed(token_means(probabilities, self._positions(context)))
 
-    def _channels(self, context: Context) -> list[list[int]]:
-        words = [[i - 1 for i in entity.noun.token_indices] for entity in context.prompt.entities]
+    def _positions(self, context: Context) -> list[list[int]]:
+        words = [list(entity.noun.token_indices) for entity in context.prompt.entities]
         return [word for word in words if word] if self.variant == "default" else [[i] for word in words for i in word]
 
     def plain_step_size(self, context: Context) -> float:
         """The decayed step size inside the window, 0 outside or without subjects (section 7)."""
-        return super().plain_step_size(context) if self._channels(context) else 0.0
+        return super().plain_step_size(context) if self._positions(context) else 0.0
 
     def refine(self, context: Context) -> Refinement:
         """Move until the loss meets the threshold of this iteration, if there are subjects (section 8)."""
-        if self._channels(context):
+        if self._positions(context):
             yield from super().refine(context)

@@ -189,9 +189,9 @@ class AttentionRefocusing(LayoutMethod):
         size = self.map_size([m.layer for m in maps.layers])
         attention = maps.mean_cross(size)
         objects = self._objects(context)
-        words = resoftmax(attention, self.softmax_end(context, None))
-        pieces = [(channels, o) for o, (groups, _) in enumerate(objects) for channels in groups]
-        prepared = smooth(token_means(words, [channels for channels, _ in pieces]))
+        words = resoftmax(attention, self.softmax_spans(context, None))
+        pieces = [(positions, o) for o, (groups, _) in enumerate(objects) for positions in groups]
+        prepared = smooth(token_means(words, [positions for positions, _ in pieces]))
         boxes = on_device(torch.cat([self.cells(regions, size) for _, regions in objects]), prepared.device)
         queries = boxes.flatten(1)
         owners = torch.tensor([o for _, o in pieces])
@@ -205,16 +205,16 @@ class AttentionRefocusing(LayoutMethod):
         return Evaluation(loss, monitor=terms.min_inside)
 
     def _objects(self, context: Context) -> list[tuple[list[list[int]], tuple[Region, ...]]]:
-        """Every word of the placed entities: the channels of each of its maps, and its regions."""
+        """Every word of the placed entities: the positions of each of its maps, and its regions."""
         words = [
-            ([i - 1 for i in word.token_indices], regions)
+            (list(word.token_indices), regions)
             for entity, regions in self.placed(context)
             for word in (*entity.modifiers, entity.noun)
             if word.token_indices
         ]
         if self.variant == "reference":
-            return [([[i] for i in channels], regions) for channels, regions in words]
-        return [([channels], regions) for channels, regions in words]
+            return [([[i] for i in positions], regions) for positions, regions in words]
+        return [([positions], regions) for positions, regions in words]
 
     def focus(self, context: Context) -> list[list[int]]:
         """Every word, modifiers too: each is an object of its own."""

@@ -40,7 +40,7 @@ class Context:
     `refinements` counts the moves already made in this step, `carry` is what the method's last evaluation of the
     previous guided step left, `last_loss` the loss of its last evaluation (None at first, both), `drop_padding`
     whether the text encoder's end-of-text and padding positions are better left out of a softmax over tokens (2.x
-    text encoders; A&E, section 10).
+    text encoders; A&E, section 10), `text` the positions of every text encoder without its start and its last one.
     """
 
     prompt: PromptStructure
@@ -48,6 +48,7 @@ class Context:
     count: int
     layout: Layout | None = None
     drop_padding: bool = False
+    text: tuple[slice, ...] = (slice(1, -1),)
     refinements: int = 0
     carry: Any = None
     last_loss: float | None = None
@@ -87,7 +88,7 @@ class Method(ABC):
         attention = torch.rand(16, 16, 77).softmax(-1).requires_grad_()  # [height, width, text positions]
         red_cat = Entity(Word("cat", token_indices=(3,)), (Word("red", token_indices=(2,)),))
         blue_frog = Entity(Word("frog", token_indices=(7,)), (Word("blue", token_indices=(6,)),))
-        prompt = PromptStructure(None, (red_cat, blue_frog), "subjects", n_tokens=9)
+        prompt = PromptStructure(None, (red_cat, blue_frog), "subjects", encoders=(tuple(range(1, 8)),))
         layer = Layer("up_blocks.1.attn2", "up", is_cross=True, size=(16, 16))
         maps = AttentionMaps((LayerMap(layer, attention.reshape(1, 256, 77)),))
         SynGen(variant="reference").evaluate(maps, Context(prompt, index=0, count=50)).loss.backward()
@@ -190,14 +191,17 @@ class Method(ABC):
             last = max(last, first + 1)
         return first <= context.index < last
 
-    def softmax_end(self, context: Context, normalize_eot: bool | None) -> int:
-        """The position a softmax over tokens stops before: the end of text, or else the last one (A&E, section 4).
+    def softmax_spans(self, context: Context, normalize_eot: bool | None) -> list[slice]:
+        """The positions of every text encoder that a softmax over tokens runs over (A&E, section 4).
 
-        None decides by the text encoder in the default variant, and means the last one in the reference variant.
+        The words of the prompt alone with `normalize_eot`, else all that lies between the encoder's first and last
+        position. None decides by the text encoder in the default variant, and means False in the reference variant.
         """
         if normalize_eot is None:
             normalize_eot = context.drop_padding and self.variant == "default"
-        return context.prompt.n_tokens - 1 if normalize_eot else -1
+        if normalize_eot:
+            return [slice(words[0], words[-1] + 1) for words in context.prompt.encoders if words]
+        return list(context.text)
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
         """The layers to capture, out of all there are. Raises ValueError if no layer fits `layers` or `resolution`."""

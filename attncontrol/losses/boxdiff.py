@@ -127,7 +127,7 @@ class BoxDiff(LayoutMethod, ThresholdRefinement, SmoothedMaps):
     def terms(self, attention: Tensor, context: Context) -> BoxDiffTerms:
         """The terms of every placed noun, from mean attention [height, width, positions]."""
         groups, regions = self._subjects(context)
-        probabilities = resoftmax(attention, self.softmax_end(context, self.normalize_eot))
+        probabilities = resoftmax(attention, self.softmax_spans(context, self.normalize_eot))
         maps = self.smoothed(token_means(probabilities, groups))
         size, repair = tuple(maps.shape[1:]), self.variant == "default"
         masks = torch.stack([self.cells(own, size).any(0) for own in regions])
@@ -135,8 +135,8 @@ class BoxDiff(LayoutMethod, ThresholdRefinement, SmoothedMaps):
         return boxdiff_terms(maps, masks, boxes, self.top_fraction, self.corner_width, repair)
 
     def _subjects(self, context: Context) -> tuple[list[list[int]], list[tuple[Region, ...]]]:
-        """Channels of the softmax and regions of every map: one per noun, in the reference variant one per token."""
-        words = [([i - 1 for i in entity.noun.token_indices], regions) for entity, regions in self.placed(context)]
+        """Token positions and regions of every map: one per noun, in the reference variant one per token."""
+        words = [(list(entity.noun.token_indices), regions) for entity, regions in self.placed(context)]
         if self.variant == "reference":
             words = [([i], regions) for word, regions in words for i in word]
         return [word for word, _ in words], [regions for _, regions in words]

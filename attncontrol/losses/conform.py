@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device
+from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device, resoftmax
 from attncontrol.losses.base import Context, Evaluation, Refinement, at_iteration, option
 from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
@@ -133,19 +133,21 @@ class Conform(DecayingStep, SmoothedMaps):
     def embeddings(self, attention: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Rows [rows, pixels] and labels [rows]: each token's current, then its previous map (section 3)."""
         owners = group_labels(self.groups(context))
-        rows = self.token_maps(attention, list(owners))[:, None]
+        rows = self.token_maps(attention, list(owners), context.text)[:, None]
         if context.carry is not None:
-            previous = self.token_maps(context.carry, list(owners), self._previous_scale(context))[:, None]
+            scale = self._previous_scale(context)
+            previous = self.token_maps(context.carry, list(owners), context.text, scale)[:, None]
             rows = torch.cat([rows, previous], 1)
         labels = torch.tensor(list(owners.values()))  # stays on the CPU, where pairs can be counted
         return rows.flatten(0, 1), labels.repeat_interleave(rows.shape[1])
 
-    def token_maps(self, attention: Tensor, tokens: Sequence[int], scale: float = 100.0) -> Tensor:
+    def token_maps(
+        self, attention: Tensor, tokens: Sequence[int], text: Sequence[slice] = (slice(1, -1),), scale: float = 100.0
+    ) -> Tensor:
         """Flattened maps [tokens, pixels] from mean attention [height, width, positions] (section 2)."""
-        kept = attention[..., 1:-1]
         if self.softmax_normalize:
-            kept = torch.softmax(scale * kept, dim=-1)
-        maps = kept[..., index_tensor([token - 1 for token in tokens], kept.device)].movedim(-1, 0)
+            attention = resoftmax(attention, text, scale)
+        maps = attention[..., index_tensor(tokens, attention.device)].movedim(-1, 0)
         vectors = self.smoothed(maps).flatten(1)
         return torch.softmax(100 * vectors, dim=1) if self.softmax_normalize_attention_maps else vectors
 

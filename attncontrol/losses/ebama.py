@@ -12,10 +12,10 @@ from torch import Tensor
 from attncontrol.attention.maps import AttentionMaps, index_tensor, resoftmax, smooth
 from attncontrol.losses.base import Context, Evaluation, Method, option
 from attncontrol.losses.registry import register
-from attncontrol.losses.words import Group, distributions, tokens_outside, word_distances, word_groups
+from attncontrol.losses.words import Group, distributions, prompt_words, tokens_outside, word_distances, word_groups
 
 
-def binding_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "cosine") -> tuple[Tensor, Tensor]:
+def binding_terms(maps: Tensor, group: Group, words: Sequence[int], distance: str = "cosine") -> tuple[Tensor, Tensor]:
     """Attraction of every attribute and repulsion of the object of one group (EBAMA, section 4).
 
     maps: distributions [tokens, pixels]; group: attributes, then the object, each as token positions. Returns the
@@ -23,7 +23,7 @@ def binding_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "co
     maximum, and the object's mean distance to the prompt's tokens outside the group, a scalar.
     """
     *attributes, target = group
-    outside = tokens_outside(group, n_tokens)
+    outside = tokens_outside(group, words)
     repulsion = maps.new_zeros(())
     if outside:
         repulsion = word_distances(maps, [target], outside, distance).mean()
@@ -36,7 +36,7 @@ def binding_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "co
 
 
 def ebama_binding_loss(
-    attention: Tensor, groups: Sequence[Group], n_tokens: int, distance: str = "cosine"
+    attention: Tensor, groups: Sequence[Group], words: Sequence[int], distance: str = "cosine"
 ) -> tuple[Tensor, Tensor]:
     """Positive and negative part of the binding loss, two scalars to be added (EBAMA, section 4).
 
@@ -46,20 +46,19 @@ def ebama_binding_loss(
     maps = distributions(attention)
     positive, negative = maps.new_zeros(()), maps.new_zeros(())
     for group in groups:
-        attraction, repulsion = binding_terms(maps, [word for word in group if word], n_tokens, distance)
+        attraction, repulsion = binding_terms(maps, [word for word in group if word], words, distance)
         repulsions = len(attraction) if len(group) > 1 else 1
         positive, negative = positive + attraction.sum(), negative - repulsions * repulsion
     return positive, negative
 
 
-def object_peaks(attention: Tensor, tokens: Sequence[int], end: int = -1) -> Tensor:
+def object_peaks(attention: Tensor, tokens: Sequence[int], spans: Sequence[slice]) -> Tensor:
     """Smoothed maximum, in 0..1, of each token's map after the softmax over tokens (EBAMA, section 5): [tokens].
 
-    attention: mean probabilities [height, width, positions]; the softmax runs over positions 1 .. end - 1.
+    attention: mean probabilities [height, width, positions]; the softmax runs over every span of positions.
     """
-    probabilities = resoftmax(attention, end)
-    channels = index_tensor([token - 1 for token in tokens], attention.device)
-    maps = smooth(probabilities[..., channels].movedim(-1, 0))
+    probabilities = resoftmax(attention, spans)[..., index_tensor(tokens, attention.device)]
+    maps = smooth(probabilities.movedim(-1, 0))
     return maps.flatten(1).amax(1)
 
 
@@ -102,12 +101,12 @@ class Ebama(Method):
     def loss(self, attention: Tensor, context: Context) -> Tensor:
         """The total loss of mean attention [height, width, positions] (sections 4, 5)."""
         groups = word_groups(context.prompt, lost_words=self.variant == "reference")
-        positive, negative = ebama_binding_loss(attention, groups, context.prompt.n_tokens, self.distance)
+        positive, negative = ebama_binding_loss(attention, groups, prompt_words(context.prompt), self.distance)
         if not groups or self.intensity_weight == 0:
             return positive + negative
         # Only the first piece of an object's word enters here (section 5).
         peaks = object_peaks(
-            attention, [group[-1][0] for group in groups], self.softmax_end(context, self.normalize_eot)
+            attention, [group[-1][0] for group in groups], self.softmax_spans(context, self.normalize_eot)
         )
         return positive + negative - self.intensity_weight * peaks.sum()
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from attncontrol.attention.maps import AttentionMaps
 from attncontrol.losses.base import Context, Evaluation, Method, option
 from attncontrol.losses.registry import register
-from attncontrol.losses.words import Group, distributions, tokens_outside, word_distances, word_groups
+from attncontrol.losses.words import Group, distributions, prompt_words, tokens_outside, word_distances, word_groups
 
 
-def syngen_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "kl") -> tuple[Tensor, Tensor]:
+def syngen_terms(maps: Tensor, group: Group, words: Sequence[int], distance: str = "kl") -> tuple[Tensor, Tensor]:
     """Attraction and repulsion of every (modifier, noun) pair of one group (SynGen, section 6).
 
     maps: distributions [tokens, pixels]; group: modifiers, then the noun, each as token positions. Returns
@@ -22,7 +22,7 @@ def syngen_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "kl"
     the group. A noun alone has no attraction [0] and its own R as repulsion [1].
     """
     *modifiers, noun = group
-    outside = tokens_outside(group, n_tokens)
+    outside = tokens_outside(group, words)
     repulsion = maps.new_zeros(len(group))
     if outside:
         repulsion = word_distances(maps, group, outside, distance).mean(1)
@@ -32,17 +32,17 @@ def syngen_terms(maps: Tensor, group: Group, n_tokens: int, distance: str = "kl"
 
 
 def syngen_loss(
-    attention: Tensor, groups: Sequence[Group], n_tokens: int, distance: str = "kl"
+    attention: Tensor, groups: Sequence[Group], words: Sequence[int], distance: str = "kl"
 ) -> tuple[Tensor, Tensor]:
     """Positive and negative part of the loss, two scalars to be added (SynGen, section 6).
 
-    attention: [height, width, positions], its scale per token does not matter; n_tokens: the positions the prompt
-    fills, start and end of text included. Without groups both are a constant 0.
+    attention: [height, width, positions], its scale per token does not matter; words: the positions of the
+    prompt's words. Without groups both are a constant 0.
     """
     maps = distributions(attention)
     positive, negative = maps.new_zeros(()), maps.new_zeros(())
     for group in groups:
-        attraction, repulsion = syngen_terms(maps, group, n_tokens, distance)
+        attraction, repulsion = syngen_terms(maps, group, words, distance)
         positive, negative = positive + attraction.sum(), negative - repulsion.sum()
     return positive, negative
 
@@ -82,7 +82,7 @@ class SynGen(Method):
     def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
         """The loss over all groups, of either sign; a constant 0 without any."""
         attention = maps.mean_cross(self.map_size([m.layer for m in maps.layers]))
-        positive, negative = syngen_loss(attention, self.groups(context), context.prompt.n_tokens, self.distance)
+        positive, negative = syngen_loss(attention, self.groups(context), prompt_words(context.prompt), self.distance)
         return Evaluation(positive + negative)
 
     def plain_step_size(self, context: Context) -> float:

@@ -28,10 +28,15 @@ def word_groups(prompt: PromptStructure, lost_words: bool = False) -> list[list[
     ]
 
 
-def tokens_outside(group: Group, n_tokens: int) -> list[tuple[int]]:
-    """The prompt's positions 1 .. n_tokens - 2 that no word of the group owns, each as a word of its own."""
+def tokens_outside(group: Group, words: Sequence[int]) -> list[tuple[int]]:
+    """Those of the positions `words` of the prompt that no word of the group owns, each as a word of its own."""
     inside = {i for word in group for i in word}
-    return [(i,) for i in range(1, n_tokens - 1) if i not in inside]
+    return [(i,) for i in words if i not in inside]
+
+
+def prompt_words(prompt: PromptStructure) -> list[int]:
+    """The positions of all words of a prompt, in every text encoder."""
+    return [i for words in prompt.encoders for i in words]
 
 
 def distributions(attention: Tensor) -> Tensor:

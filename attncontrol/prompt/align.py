@@ -20,13 +20,14 @@ class TokenizedPrompt:
 
     `pieces` are all tokens, special ones included, `spans` the half-open character range of each in the prompt as
     given (None for special tokens). The encoder keeps the first `n_tokens` positions, the last of them for the end
-    of text; without truncation `n_tokens == len(pieces)`.
+    of text; without truncation `n_tokens == len(pieces)`. `encoders` holds the positions that are words, per encoder.
     """
 
     prompt: str
     pieces: tuple[str, ...]
     spans: tuple[Span | None, ...]
     n_tokens: int
+    encoders: tuple[tuple[int, ...], ...]
 
     def positions(self) -> list[int]:
         """The positions that stand for text and that the encoder keeps: 1 .. n_tokens - 2 for CLIP."""
@@ -42,8 +43,11 @@ class TokenizedPrompt:
 def tokenize(tokenizer: Any, prompt: str) -> TokenizedPrompt:
     """Tokenize as diffusers does, textual-inversion tokens of several vectors expanded, and locate every piece.
 
-    `tokenizer` is a transformers tokenizer, fast or slow, that ends its sequences with one end-of-text token.
+    `tokenizer` is a transformers tokenizer, fast or slow, that ends its sequences with one end-of-text token, or a
+    `TextReader` of several.
     """
+    if hasattr(tokenizer, "tokenized"):
+        return tokenizer.tokenized(prompt)
     text, origin = _expand_textual_inversion(tokenizer, prompt)
     fast = getattr(tokenizer, "is_fast", False)
     encoded = tokenizer(text, truncation=False, return_offsets_mapping=fast, verbose=False)
@@ -54,11 +58,13 @@ def tokenize(tokenizer: Any, prompt: str) -> TokenizedPrompt:
     else:
         located = _consume(tokenizer, ids, pieces, text)
     spans = tuple(s and (origin[s[0]][0], origin[s[1] - 1][1]) for s in located)
-    return TokenizedPrompt(prompt, pieces, spans, min(len(pieces), tokenizer.model_max_length))
+    n_tokens = min(len(pieces), tokenizer.model_max_length)
+    first = int(bool(spans) and spans[0] is None)  # T5 and its like have no start token
+    return TokenizedPrompt(prompt, pieces, spans, n_tokens, (tuple(range(first, n_tokens - 1)),))
 
 
 def align(structure: PromptStructure, tokenizer: Any) -> PromptStructure:
-    """The same structure with every word's token indices and `n_tokens`.
+    """The same structure with every word's token indices, `n_tokens` and `encoders`.
 
     Words beyond the encoder's length get no indices, and a UserWarning names them.
     """
@@ -78,7 +84,7 @@ def align(structure: PromptStructure, tokenizer: Any) -> PromptStructure:
             f"it does not see {', '.join(lost)}",
             stacklevel=2,
         )
-    return dataclasses.replace(structure, entities=entities, n_tokens=tokenized.n_tokens)
+    return dataclasses.replace(structure, entities=entities, n_tokens=tokenized.n_tokens, encoders=tokenized.encoders)
 
 
 def check_second_tokenizer(structure: PromptStructure, first: Any, second: Any) -> None:

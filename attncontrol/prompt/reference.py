@@ -48,7 +48,7 @@ def reference_structure(
     else:
         groups = ebama_groups(parse, tokenized.pieces)
     entities = tuple(Entity(group[-1], tuple(group[:-1])) for group in groups)
-    return PromptStructure(prompt, entities, f"{method} reference, {backend}", tokenized.n_tokens)
+    return PromptStructure(prompt, entities, f"{method} reference, {backend}", tokenized.n_tokens, tokenized.encoders)
 
 
 def syngen_groups(parse: DependencyParse, pieces: Sequence[str], include_entities: bool = False) -> list[Group]:

@@ -43,10 +43,12 @@ class PromptStructure:
 
     `backend` says where the entities come from: "subjects", "doc", or a spaCy pipeline's name and version.
     `n_tokens` is the number of positions the prompt really fills in the text encoder, start and end of text
-    included (0 until aligned): words own positions 1 .. n_tokens - 2.
+    included (0 until aligned). `encoders` holds, for every text encoder, the positions that are words of the prompt,
+    in order: 1 .. n_tokens - 2 for CLIP (empty until aligned).
     """
 
     prompt: str | None
     entities: tuple[Entity, ...]
     backend: str
     n_tokens: int = 0
+    encoders: tuple[tuple[int, ...], ...] = ()

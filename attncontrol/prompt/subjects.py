@@ -45,7 +45,8 @@ def resolve_subjects(
     n_tokens = tokenized.n_tokens if tokenized else length or tokenizer.model_max_length
     resolver = _Resolver(tokenized, n_tokens, parse)
     entities = tuple(resolver.entity(subject) for subject in subjects)
-    return PromptStructure(prompt, entities, "subjects", n_tokens)
+    encoders = tokenized.encoders if tokenized else (tuple(range(1, n_tokens - 1)),)
+    return PromptStructure(prompt, entities, "subjects", n_tokens, encoders)
 
 
 @dataclass

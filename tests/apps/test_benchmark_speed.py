@@ -7,7 +7,9 @@ import torch
 
 from apps.benchmark_speed import RUNS, SIDES, UNETS, measure
 from attncontrol import AttendAndExcite, create_method, method_classes
-from attncontrol.guidance.cost import guided_cost, method_cost, weightless_family
+from attncontrol.families.unet import UNetFamily
+from attncontrol.families.xl import XLFamily
+from attncontrol.guidance.cost import guided_cost, method_cost
 
 GIB = 2**30
 FLOOR = (
@@ -17,7 +19,7 @@ FLOOR = (
 
 def family_and_size(model):
     side = SIDES[model] // 8
-    return weightless_family(UNETS[model], model == "xl", torch.float16), (side, side)
+    return (XLFamily if model == "xl" else UNetFamily).weightless(UNETS[model], torch.float16), (side, side)
 
 
 @pytest.mark.parametrize("model", ["1.5", pytest.param("xl", marks=pytest.mark.slow)])

@@ -26,7 +26,7 @@ def word(pieces: Piece) -> Word:
 def structure(groups: Sequence[Sequence[Piece]], n_tokens: int = 9) -> PromptStructure:
     """A prompt with one entity per group, its noun last."""
     entities = tuple(Entity(word(group[-1]), tuple(word(m) for m in group[:-1])) for group in groups)
-    return PromptStructure(None, entities, "subjects", n_tokens)
+    return PromptStructure(None, entities, "subjects", n_tokens, (tuple(range(1, n_tokens - 1)),))
 
 
 def published_structure(groups: Sequence[Sequence[Piece]], n_tokens: int) -> PromptStructure:

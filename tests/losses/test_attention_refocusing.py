@@ -26,9 +26,9 @@ def flat_boxes(case, size):
 
 
 def published_car(case, attention):
-    groups = [[p - 1] for own in case["inputs"]["object_positions"] for p in own]
+    groups = [[p] for own in case["inputs"]["object_positions"] for p in own]
     owners = torch.tensor([o for o, own in enumerate(case["inputs"]["object_positions"]) for _ in own])
-    maps = token_means(resoftmax(attention, -1), groups)
+    maps = token_means(resoftmax(attention, [slice(1, -1)]), groups)
     if case["kwargs"].get("smooth_att", True):
         maps = smooth(maps, case["kwargs"].get("kernel_size", 3), case["kwargs"].get("sigma", 0.5), padding=1)
     boxes, box_owners = flat_boxes(case, tuple(attention.shape[:2]))
@@ -236,7 +236,7 @@ def test_bad_settings(settings_, message):
 def test_words_of_one_entity_do_not_repel_each_other():
     """Both words have the same box, so nothing of it is outside of either (section 10, Q4)."""
     maps, method = captured(AttentionRefocusing(sar=0), denoiser_maps()), AttentionRefocusing(sar=0)
-    prepared = smooth(token_means(resoftmax(maps.mean_cross((8, 8)), -1), [[0], [1]]))
+    prepared = smooth(token_means(resoftmax(maps.mean_cross((8, 8)), [slice(1, -1)]), [[1], [2]]))
     objects = torch.tensor([0, 1])
     terms = car_terms(prepared, objects, method.cells([LEFT, LEFT], (8, 8)), objects, early=True)
     assert terms.outside == 0
@@ -285,8 +285,8 @@ def test_mask_acts_as_the_box_it_fills():
 def test_pieces_of_a_word_are_averaged_or_separate_objects():
     maps, now = denoiser_maps(), placed(([[1, 2]], [LEFT]))
     default, reference = AttentionRefocusing(sar=0), AttentionRefocusing(sar=0, variant="reference")
-    words = resoftmax(captured(default, maps).mean_cross((8, 8)), -1)
-    for method, groups in ((default, [[0, 1]]), (reference, [[0], [1]])):
+    words = resoftmax(captured(default, maps).mean_cross((8, 8)), [slice(1, -1)])
+    for method, groups in ((default, [[1, 2]]), (reference, [[1], [2]])):
         prepared = smooth(token_means(words, groups))
         cells = method.cells([LEFT], (8, 8))
         owners = torch.zeros(len(groups), dtype=torch.long)
@@ -334,7 +334,7 @@ def test_bounds_gradients_and_order(regions, seed, release, index, data):
 @given(attentions, boxes)
 def test_one_object_has_no_outside_term(attention, box):
     size = tuple(attention.shape[:2])
-    maps = smooth(token_means(resoftmax(attention, -1), [[0]]))
+    maps = smooth(token_means(resoftmax(attention, [slice(1, -1)]), [[1]]))
     owner = torch.tensor([0])
     terms = car_terms(maps, owner, cell_masks([box], size), owner, early=True)
     assert terms.outside == 0 and terms.max_outside == 0

@@ -19,6 +19,7 @@ from tests.losses.inputs import (
 
 DISTANCE_NAMES = {"cos": "cosine", "kl": "kl", "tvd": "tv"}
 GROUPS = [[(2,), (3, 4), (5,)], [(7, 8)]]
+WORDS = range(1, 11)
 
 
 def published_method(case):
@@ -46,17 +47,17 @@ def test_published_terms(case):
     attention, n_tokens, expected = case.tensor("aggregated"), len(case["clip_tokens"]), case["outputs"]
     distance = DISTANCE_NAMES[case["kwargs"]["dist"]]
     groups = word_groups(published_context(case).prompt, lost_words=True)
-    positive, negative = ebama_binding_loss(attention, groups, n_tokens, distance)
+    positive, negative = ebama_binding_loss(attention, groups, range(1, n_tokens - 1), distance)
     assert positive.item() == pytest.approx(expected["positive_loss"], rel=1e-5, abs=1e-6)
     assert negative.item() == pytest.approx(expected["negative_loss"], rel=1e-5, abs=1e-6)
     assert (positive + negative).item() == pytest.approx(expected["binding_loss"], rel=1e-5, abs=1e-6)
-    peaks = object_peaks(attention, [group[-1][0] for group in groups])
+    peaks = object_peaks(attention, [group[-1][0] for group in groups], [slice(1, -1)])
     assert peaks.tolist() == pytest.approx(expected["object_peaks"], rel=1e-5)
     assert -peaks.sum().item() == pytest.approx(expected["intensity_loss"], rel=1e-5)
 
     maps = distributions(attention)
     for group, recorded in zip(groups, expected["groups"], strict=True):
-        attraction, repulsion = binding_terms(maps, [word for word in group if word], n_tokens, distance)
+        attraction, repulsion = binding_terms(maps, [word for word in group if word], range(1, n_tokens - 1), distance)
         pairs = recorded["pairs"]
         assert attraction.tolist() == pytest.approx(
             [p["positive"] for p in pairs if p["positive"] is not None], rel=1e-5, abs=1e-6
@@ -68,18 +69,18 @@ def test_published_terms(case):
 @given(attentions, st.permutations(range(2)), st.sampled_from(list(DISTANCES)))
 def test_order_of_groups_and_attributes_does_not_matter(attention, order, distance):
     groups = [[*reversed(GROUPS[i][:-1]), GROUPS[i][-1]] for i in order]
-    expected = ebama_binding_loss(attention, GROUPS, 12, distance)
-    torch.testing.assert_close(ebama_binding_loss(attention, groups, 12, distance), expected)
+    expected = ebama_binding_loss(attention, GROUPS, WORDS, distance)
+    torch.testing.assert_close(ebama_binding_loss(attention, groups, WORDS, distance), expected)
 
 
 @settings(max_examples=25)
 @given(attentions, st.sampled_from(["cosine", "tv"]))
 def test_binding_is_bounded_and_scale_invariant(attention, distance):
-    positive, negative = ebama_binding_loss(attention, GROUPS, 12, distance)
+    positive, negative = ebama_binding_loss(attention, GROUPS, WORDS, distance)
     attributes, repulsions = 3 if distance == "cosine" else 2, 3
     assert -1e-6 <= positive <= attributes + 1e-6
     assert -repulsions - 1e-6 <= negative <= 1e-6
-    scaled = ebama_binding_loss(attention * torch.arange(1, 21), GROUPS, 12, distance)
+    scaled = ebama_binding_loss(attention * torch.arange(1, 21), GROUPS, WORDS, distance)
     torch.testing.assert_close(scaled, (positive, negative), rtol=1e-3, atol=1e-4)
 
 
@@ -95,7 +96,7 @@ def test_gradient_is_finite_and_start_of_text_is_left_alone(attention, distance)
 
 def test_attributes_are_not_repelled():
     attention = random_attention(0)
-    (_, negative) = ebama_binding_loss(attention, [[(2,), (5,)]], 12)
+    (_, negative) = ebama_binding_loss(attention, [[(2,), (5,)]], WORDS)
     (grad,) = gradient(negative, attention)
     assert not grad[..., 2].any()
     assert grad[..., 5].any()
@@ -104,16 +105,16 @@ def test_attributes_are_not_repelled():
 def test_an_object_is_repelled_once_per_attribute():
     attention = random_attention(0)
     maps = distributions(attention)
-    _, repulsion = binding_terms(maps, [(2,), (3,), (5,)], 12)
-    assert ebama_binding_loss(attention, [[(2,), (3,), (5,)]], 12)[1] == -2 * repulsion
-    assert ebama_binding_loss(attention, [[(5,)]], 12)[1] == -binding_terms(maps, [(5,)], 12)[1]
-    assert ebama_binding_loss(attention, [[(), (5,)]], 12)[1] == 0
+    _, repulsion = binding_terms(maps, [(2,), (3,), (5,)], WORDS)
+    assert ebama_binding_loss(attention, [[(2,), (3,), (5,)]], WORDS)[1] == -2 * repulsion
+    assert ebama_binding_loss(attention, [[(5,)]], WORDS)[1] == -binding_terms(maps, [(5,)], WORDS)[1]
+    assert ebama_binding_loss(attention, [[(), (5,)]], WORDS)[1] == 0
 
 
 def test_intensity_is_one_where_a_token_takes_everything():
     attention = torch.full((5, 5, 20), 0.0)
     attention[..., 4] = 1
-    assert object_peaks(attention, [4, 5]).tolist() == pytest.approx([1, 0], abs=1e-6)
+    assert object_peaks(attention, [4, 5], [slice(1, -1)]).tolist() == pytest.approx([1, 0], abs=1e-6)
 
 
 def test_padding_stays_out_of_the_softmax_for_second_generation_text_encoders():
@@ -138,7 +139,7 @@ def test_without_objects_nothing_is_guided(groups):
 
 
 def test_an_object_without_outside_tokens_is_not_repelled():
-    _, negative = ebama_binding_loss(random_attention(0), [[(1,), (2,)]], 4)
+    _, negative = ebama_binding_loss(random_attention(0), [[(1,), (2,)]], range(1, 3))
     assert negative == 0
 
 

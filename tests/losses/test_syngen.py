@@ -10,6 +10,7 @@ from tests.golden import golden_cases
 from tests.losses.inputs import attentions, context, gradient, one_layer, published_structure, random_attention
 
 GROUPS = [[(2,), (3, 4), (5,)], [(7,), (8,)]]
+WORDS = range(1, 11)
 
 
 def as_words(group):
@@ -23,7 +24,7 @@ def test_published_values(case):
     prompt = published_structure(case["groupings"]["subtree_indices"], n_tokens)
     method = SynGen(variant="reference", include_entities=case["kwargs"]["include_entities"])
     now = context(prompt=prompt)
-    positive, negative = syngen_loss(attention, method.groups(now), n_tokens)
+    positive, negative = syngen_loss(attention, method.groups(now), range(1, n_tokens - 1))
     assert positive.item() == pytest.approx(expected["positive_loss"], rel=1e-5, abs=1e-6)
     assert negative.item() == pytest.approx(expected["negative_loss"], rel=1e-5, abs=1e-6)
 
@@ -38,7 +39,7 @@ def test_published_values(case):
 def test_published_pairs(case):
     maps = distributions(case.tensor("aggregated"))
     for group in case["outputs"]["groups"]:
-        attraction, repulsion = syngen_terms(maps, as_words(group["indices"]), len(case["clip_tokens"]))
+        attraction, repulsion = syngen_terms(maps, as_words(group["indices"]), range(1, len(case["clip_tokens"]) - 1))
         assert attraction.tolist() == pytest.approx([p["positive"] for p in group["pairs"]], rel=1e-5, abs=1e-6)
         negatives = [p["negative"] for p in group["pairs"]] or [group["negative"]]
         assert (-repulsion).tolist() == pytest.approx(negatives, rel=1e-5, abs=1e-6)
@@ -48,22 +49,22 @@ def test_published_pairs(case):
 @given(attentions, st.permutations(range(2)), st.sampled_from(list(DISTANCES)))
 def test_order_of_groups_and_modifiers_does_not_matter(attention, order, distance):
     groups = [[*reversed(GROUPS[i][:-1]), GROUPS[i][-1]] for i in order]
-    expected = syngen_loss(attention, GROUPS, 12, distance)
-    torch.testing.assert_close(syngen_loss(attention, groups, 12, distance), expected)
+    expected = syngen_loss(attention, GROUPS, WORDS, distance)
+    torch.testing.assert_close(syngen_loss(attention, groups, WORDS, distance), expected)
 
 
 @settings(max_examples=25)
 @given(attentions, st.sampled_from(list(DISTANCES)), st.integers(0, 2**31))
 def test_scale_of_a_map_does_not_matter(attention, distance, seed):
     scale = torch.rand(attention.shape[-1], generator=torch.Generator().manual_seed(seed)) + 0.1
-    scaled = syngen_loss(attention * scale, GROUPS, 12, distance)
-    torch.testing.assert_close(scaled, syngen_loss(attention, GROUPS, 12, distance), rtol=1e-3, atol=1e-4)
+    scaled = syngen_loss(attention * scale, GROUPS, WORDS, distance)
+    torch.testing.assert_close(scaled, syngen_loss(attention, GROUPS, WORDS, distance), rtol=1e-3, atol=1e-4)
 
 
 @settings(max_examples=25)
 @given(attentions, st.sampled_from(list(DISTANCES)))
 def test_signs_and_reach_of_the_gradient(attention, distance):
-    positive, negative = syngen_loss(attention, GROUPS, 12, distance)
+    positive, negative = syngen_loss(attention, GROUPS, WORDS, distance)
     assert positive >= 0 >= negative
     (grad,) = gradient(positive + negative, attention)
     assert grad.isfinite().all()
@@ -73,7 +74,7 @@ def test_signs_and_reach_of_the_gradient(attention, distance):
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_equal_maps_cost_nothing(distance):
     attention = torch.rand(4, 4, 1).expand(4, 4, 20) * torch.arange(1, 21)
-    for part in syngen_loss(attention, GROUPS, 12, distance):
+    for part in syngen_loss(attention, GROUPS, WORDS, distance):
         assert float(part) == pytest.approx(0, abs=1e-5)
 
 
@@ -88,12 +89,12 @@ def test_distances_of_disjoint_maps():
 
 def test_the_largest_distance_of_the_pieces_counts():
     maps = distributions(random_attention(0))
-    single = [syngen_terms(maps, [(piece,), (5,)], 12)[0] for piece in (3, 4)]
-    assert syngen_terms(maps, [(3, 4), (5,)], 12)[0] == max(single)
+    single = [syngen_terms(maps, [(piece,), (5,)], WORDS)[0] for piece in (3, 4)]
+    assert syngen_terms(maps, [(3, 4), (5,)], WORDS)[0] == max(single)
 
 
 def test_without_outside_tokens_only_attraction_is_left():
-    attraction, repulsion = syngen_terms(distributions(random_attention(0)), [(1,), (2,)], 4)
+    attraction, repulsion = syngen_terms(distributions(random_attention(0)), [(1,), (2,)], range(1, 3))
     assert attraction.item() > 0
     assert repulsion.tolist() == [0]
 

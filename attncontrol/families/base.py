@@ -1,0 +1,214 @@
+"""What guidance must know of one kind of denoiser and its pipelines. Each family's file says what differs."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attncontrol.attention.capture import ForwardCapture
+from attncontrol.attention.layers import Layer, Size
+from attncontrol.attention.maps import index_tensor
+from attncontrol.prompt.text import TextReader
+
+Call = dict[str, Any]
+"""The arguments of one denoiser call by name."""
+
+
+TRANSFORMER_SETTINGS: Mapping[str, Any] = {"relative_step": 0.003, "stop": 0.64, "thresholds": {}, "refine_at": ()}
+"""JEDI's length of a step and window; no refinement, since no thresholds are known (docs/add_a_family.md)."""
+
+
+class Family(ABC):
+    """A kind of denoiser with its pipelines: where latents, text, copies and attention layers are in a call.
+
+    Args:
+        pipe: The diffusers pipeline.
+    """
+
+    denoisers: ClassVar[tuple[str, ...]]  # names of the diffusers classes
+    component: ClassVar[str] = "transformer"  # the pipeline's name for its denoiser
+    latents_argument: ClassVar[str] = "hidden_states"
+    shared: ClassVar[frozenset[str]] = frozenset()  # arguments without a row per batch entry, such as position ids
+    lora_argument: ClassVar[str | None] = "joint_attention_kwargs"  # where a call's LoRA scale is
+    text: ClassVar[tuple[slice, ...]] = (slice(0, -1),)  # of every text encoder, without its start and last position
+    size_multiple: ClassVar[int] = 16  # of an image's height and width in pixels
+    defaults: ClassVar[Mapping[str, Any]] = {}  # settings of methods that have no tuned ones
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.denoiser: nn.Module = getattr(pipe, self.component)
+        self._signature = inspect.signature(type(self.denoiser).forward)
+
+    @classmethod
+    def weightless(cls, config: dict[str, Any], dtype: torch.dtype) -> Family:
+        """The family of a denoiser of this configuration, on the meta device, to count costs.
+
+        Raises:
+            ValueError: If costs of this kind of denoiser cannot be counted.
+        """
+        raise ValueError(f"the cost of a {cls.denoisers[0]} cannot be counted: that works for Stable Diffusion UNets")
+
+    def example_call(self, images: int, size: Size) -> Call:
+        """Arguments of a denoiser call with empty tensors, to count its cost; raises ValueError as `weightless`."""
+        raise ValueError(f"the cost of a {self.denoisers[0]} cannot be counted: that works for Stable Diffusion UNets")
+
+    # text
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """What finds words among the text keys: a tokenizer or a `TextReader`; None without one."""
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        """Those whose text encoders share the same positions."""
+        return [self.tokenizer] if self.tokenizer is not None else []
+
+    @property
+    def drop_padding(self) -> bool:
+        """Whether end of text and padding stay out of a softmax over tokens."""
+        return True
+
+    @property
+    def text_length(self) -> int:
+        """Most text positions of a call, special tokens and padding included."""
+        return self.tokenizer.model_max_length
+
+    # a call
+
+    def bind(self, args: tuple, kwargs: Call) -> Call:
+        """All arguments of one denoiser call by name."""
+        bound = self._signature.bind(self.denoiser, *args, **kwargs).arguments
+        bound.pop("self")
+        return {**bound.pop("kwargs", {}), **bound}
+
+    def moved(self, args: tuple, kwargs: Call, latents: Tensor) -> tuple[tuple, Call]:
+        """The arguments of a call as they came, positional ones positional, with other latents."""
+        value = self.with_latents(self.bind(args, kwargs), latents)[self.latents_argument]
+        if self.latents_argument in kwargs:
+            return args, {**kwargs, self.latents_argument: value}
+        place = list(self._signature.parameters).index(self.latents_argument) - 1
+        return (*args[:place], value, *args[place + 1 :]), kwargs
+
+    def latents(self, call: Call) -> Tensor:
+        """The noisy latents of a call, [rows, ...], shaped as the scheduler's sample."""
+        return call[self.latents_argument]
+
+    def with_latents(self, call: Call, latents: Tensor) -> Call:
+        """The call at other latents; what lies beside or behind them stays."""
+        return {**call, self.latents_argument: latents}
+
+    def batch_layout(self, call: Call, prompts: int) -> tuple[int, int]:
+        """How many copies of the images one call holds, and which of them (from 0) is the conditional one.
+
+        Where the pipeline does not tell, a call holds two copies if its halves of the latents are equal and its rows
+        a multiple of twice the number of prompts.
+        """
+        told = getattr(self.pipe, "do_classifier_free_guidance", None)
+        if told is None:
+            latents = self.latents(call)
+            half = len(latents) // 2
+            told = len(latents) % (2 * prompts) == 0 and torch.equal(latents[:half], latents[half:])
+        return (2, 1) if told else (1, 0)
+
+    def rows(self, call: Call, batch: int, rows: Sequence[int]) -> Call:
+        """The arguments of a denoiser call for some rows of its batch only."""
+        index = index_tensor(rows, self.latents(call).device)
+
+        def select(value: Tensor) -> Tensor:
+            # outside inference mode a copy is an ordinary tensor, which autograd can save
+            return value[index] if value.ndim > 0 and value.shape[0] == batch else value.clone()
+
+        def chosen(name: str, value: Any) -> Any:
+            return map_tensors(value, torch.clone if name in self.shared else select)
+
+        return {name: chosen(name, value) for name, value in call.items()}
+
+    def timestep(self, call: Call) -> Tensor:
+        """The noise level of a call on the scheduler's scale of 0 to 1000: one number, left on its device."""
+        return torch.as_tensor(call["timestep"]).flatten()[0]
+
+    def input_scale(self, scheduler: Any, call: Call, device: torch.device) -> Tensor:
+        """The factor from the scheduler's sample to the model's input: float32, one entry."""
+        one = torch.ones(1, dtype=torch.float32, device=device)
+        if not hasattr(scheduler, "scale_model_input"):
+            return one
+        return scheduler.scale_model_input(one, self.timestep(call)).float()
+
+    # attention
+
+    @abstractmethod
+    def grid(self, call: Call) -> Size:
+        """(height, width) that the sizes of layers are worked out from."""
+
+    @abstractmethod
+    def layers(self, grid: Size) -> list[Layer]:
+        """The attention layers in order of execution, with the size of their maps."""
+
+    @abstractmethod
+    def attention_modules(self) -> dict[str, nn.Module]:
+        """The modules of all layers by name."""
+
+    def part(self, call: Call) -> tuple[slice, slice]:
+        """Which queries of a layer are the image's, and which keys the text's; here all of a cross-attention."""
+        return slice(None), slice(None)
+
+    def capture(self, call: Call, layers: Sequence[Layer]) -> Any:
+        """What reads the maps of these layers during a forward with this call."""
+        modules = self.attention_modules()
+        return ForwardCapture(self.denoiser, {layer.name: modules[layer.name] for layer in layers}, *self.part(call))
+
+    def perturbed_layers(self) -> list[str]:
+        """The attention layers in which perturbed-attention guidance treats the copies of the batch differently."""
+        return []
+
+
+class BlockFamily(Family):
+    """A transformer whose blocks all attend at one size.
+
+    `stacks` lists the stacks of blocks in order of execution: attribute of the denoiser, place name, the block's
+    attention module, and the share of the stack that methods look at by default.
+    """
+
+    stacks: ClassVar[tuple[tuple[str, str, str, tuple[float, float]], ...]]
+
+    def attention_modules(self) -> dict[str, nn.Module]:
+        """The attention modules with text keys, by name."""
+        return {
+            f"{stack}.{i}.{attention}": getattr(block, attention)
+            for stack, _, attention, _ in self.stacks
+            for i, block in enumerate(getattr(self.denoiser, stack))
+        }
+
+    def layers(self, grid: Size) -> list[Layer]:
+        """One layer a block, all of the grid's size."""
+        layers = []
+        for stack, place, attention, (first, last) in self.stacks:
+            count = len(getattr(self.denoiser, stack))
+            start, stop = round(first * count), round(last * count)
+            for i in range(count):
+                by_default = first < last and start <= i < max(stop, start + 1)
+                layers.append(Layer(f"{stack}.{i}.{attention}", place, True, grid, by_default))
+        return layers
+
+
+def reader(*encoders: Any) -> TextReader | None:
+    """A `TextReader` of some text encoders; None if a pipeline was loaded without their tokenizers."""
+    known = [encoder for encoder in encoders if encoder.tokenizer is not None]
+    return TextReader(tuple(known)) if known else None
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Applies a function to every tensor in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value

@@ -1,0 +1,35 @@
+"""PixArt-alpha and PixArt-Sigma: cross-attention to T5 with a mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from attncontrol.attention.layers import Size
+from attncontrol.families.base import TRANSFORMER_SETTINGS, BlockFamily, Call, reader
+from attncontrol.prompt.text import TextEncoder, lowered
+
+
+class PixArtFamily(BlockFamily):
+    """A pipeline around a `PixArtTransformer2DModel`; the text is lower-cased and stripped before T5 reads it."""
+
+    denoisers = ("PixArtTransformer2DModel",)
+    lora_argument = None
+    stacks = (("transformer_blocks", "block", "attn2", (5 / 28, 14 / 28)),)
+    defaults = TRANSFORMER_SETTINGS
+
+    @property
+    def tokenizer(self) -> Any:
+        """T5's."""
+        return reader(TextEncoder(self.pipe.tokenizer, 300, render=lowered))
+
+    def grid(self, call: Call) -> Size:
+        """Height and width in patches."""
+        patch = self.denoiser.config.patch_size
+        height, width = call["hidden_states"].shape[-2:]
+        return height // patch, width // patch
+
+    def latents(self, call: Call) -> Tensor:
+        """The whole input."""
+        return call["hidden_states"]

@@ -1,0 +1,93 @@
+"""Text encoders whose states are attention keys: which position of the keys stands for which stretch of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from attncontrol.prompt.align import Span, TokenizedPrompt, tokenize
+
+Render = Callable[[str], tuple[str, int]]
+
+
+def as_given(prompt: str) -> tuple[str, int]:
+    """The prompt itself."""
+    return prompt, 0
+
+
+def lowered(prompt: str) -> tuple[str, int]:
+    """The prompt as pipelines that clean captions read it: lower case, without spaces around it."""
+    return prompt.lower().strip(), len(prompt) - len(prompt.lstrip())
+
+
+def template(text: str) -> Render:
+    """The prompt inside a chat template, in place of its "{}"."""
+    before = text.partition("{}")[0]
+    return lambda prompt: (text.replace("{}", prompt, 1), -len(before))
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder's share of the text keys.
+
+    Args:
+        tokenizer: A fast transformers tokenizer.
+        length: Most positions that are kept.
+        first: Position of its first state among the text keys.
+        drop: How many leading states the pipeline drops.
+        render: Gives the text that is really read and what to add to an offset in it to get one in the prompt.
+        padded: Whether its states always fill `length` positions.
+    """
+
+    tokenizer: Any
+    length: int
+    first: int = 0
+    drop: int = 0
+    render: Render = as_given
+    padded: bool = False
+
+    def read(self, prompt: str) -> tuple[list[str], list[Span | None]]:
+        """All pieces it keeps or cuts off, without dropped ones, and the stretch of the prompt each stands for."""
+        text, shift = self.render(prompt)
+        tokenized = tokenize(self.tokenizer, text)
+        pieces, spans = list(tokenized.pieces[self.drop :]), list(tokenized.spans[self.drop :])
+        return pieces, [span and _inside(text, span, shift, len(prompt)) for span in spans]
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """Finds the words of a prompt in several text encoders, one behind the other among the text keys."""
+
+    encoders: tuple[TextEncoder, ...]
+
+    @property
+    def model_max_length(self) -> int:
+        """Positions of all text keys."""
+        return self.encoders[-1].first + self.encoders[-1].length
+
+    def tokenized(self, prompt: str) -> TokenizedPrompt:
+        """The prompt as the text keys show it."""
+        pieces: list[str] = []
+        spans: list[Span | None] = []
+        words = []
+        for encoder in self.encoders:
+            fill = encoder.first - len(pieces)
+            pieces, spans = [*pieces, *[""] * fill][: encoder.first], [*spans, *[None] * fill][: encoder.first]
+            own, where = encoder.read(prompt)
+            kept = min(len(own), encoder.length) - (1 if len(own) > encoder.length else 0)
+            words.append(tuple(encoder.first + i for i, span in enumerate(where[:kept]) if span is not None))
+            pieces, spans = pieces + own, spans + where
+        n_tokens = min(len(pieces), self.model_max_length)
+        return TokenizedPrompt(prompt, tuple(pieces), tuple(spans), n_tokens, tuple(words))
+
+
+def _inside(text: str, span: Span, shift: int, length: int) -> Span | None:
+    """A piece's span in the prompt, without spaces around it; None if it stands for none of the prompt's text."""
+    start, end = span
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    start, end = max(start + shift, 0), min(end + shift, length)
+    return (start, end) if start < end else None
