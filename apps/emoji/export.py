@@ -13,6 +13,7 @@ from safetensors import safe_open
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from attncontrol.evaluation.oracle import WEIGHTS
+from attncontrol.models import resolve
 
 from .unet import build_scheduler, build_unet
 from .vae import build_vae
@@ -52,6 +53,7 @@ def write(workdir: Path, unet_state: Path, widths: tuple[int, int], folder: Path
     pipe.save_pretrained(folder, max_shard_size=SHARD)
     CLIPModel.from_pretrained(workdir / "clip").half().save_pretrained(folder / "clip")
     shutil.copy2(workdir / LATENT_SPACE, folder / LATENT_SPACE)
+    shutil.copy2(Path(resolve("emoji")) / "call.json", folder)
     for config in (folder / "text_encoder" / "config.json", folder / "clip" / "config.json"):
         # transformers loads in the dtype named here, diffusers in float32: without this the parts would not fit
         config.write_text(config.read_text().replace('"float16"', '"float32"'))

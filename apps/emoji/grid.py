@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from PIL import Image
+from diffusers import DiffusionPipeline
 
-from attncontrol import AttentionControlPipeline
 from attncontrol.images.visualize import labelled_grid
+from attncontrol.models import resolve
 
 from .captions import phrase
 from .judge import generate, rates
+from .pictures import stack
 from .prompts import Prompt
 from .scenes import Thing
 from .vocabulary import ANIMALS, COLOURS, OBJECTS
@@ -29,23 +30,13 @@ def rows() -> list[list[Prompt]]:
     return [[(phrase(thing), [thing]) for thing in row] for row in things]
 
 
-def stack(pages: list[Image.Image]) -> Image.Image:
-    """Pictures below one another on the paper of the first."""
-    page = Image.new("RGB", (max(p.width for p in pages), sum(p.height for p in pages)), pages[0].getpixel((0, 0)))
-    top = 0
-    for part in pages:
-        page.paste(part, (0, top))
-        top += part.height
-    return page
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="checkpoint, or 'emoji'")
+    parser.add_argument("folder", help="checkpoint, or a bundled model's name")
     parser.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count on")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    pipe = AttentionControlPipeline.from_pretrained(args.folder)
+    pipe = DiffusionPipeline.from_pretrained(resolve(args.folder))
     pipe.set_progress_bar_config(disable=True)
     prompts = rows()
     drawn = generate(pipe, [prompt for row in prompts for prompt in row], args.seed)

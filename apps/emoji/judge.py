@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from PIL import Image
 from attncontrol.evaluation.oracle import Verdict, detect, verdict
 from attncontrol.families.unet import UNetFamily
 from attncontrol.losses.combining import resolve_control
+from attncontrol.models import default_call
 
 from .grounding import RecordingAttention
 from .prompts import Prompt
 
-STEPS = 30
-GUIDANCE = 3.0
 BATCH = 16
 
 
@@ -51,18 +50,18 @@ def generate(
     """One picture per prompt, seeds from first_seed on; `alter` may change the text states (N, 77, width).
 
     `record` reads the attention of the things' names where Attend-and-Excite looks; `call` goes to the pipeline
-    (control, guidance_scale, ...).
+    (control, guidance_scale, ...), beside what the model is best called with.
     """
     outcomes = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
         seeds = range(first_seed + start, first_seed + start + len(part))
         texts = [text for text, _ in part]
-        given: dict[str, Any] = {"prompt": texts, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE} | call
+        given: dict[str, Any] = {"prompt": texts} | default_call(pipe.name_or_path) | call
         if alter is not None:
             states, empty = pipe.encode_prompt(texts, "cpu", 1, True)
             given |= {"prompt": None, "prompt_embeds": alter(states, texts), "negative_prompt_embeds": empty}
-        with recorded_attention(pipe, _looked_at(pipe) if record else ()) as steps:
+        with recorded_attention(pipe, _looked_at(pipe)) if record else nullcontext([]) as steps:
             images = pipe(**given, generator=[torch.Generator().manual_seed(seed) for seed in seeds]).images
         peaks = _peaks(pipe, steps, part) if record else [()] * len(part)
         found = detect(images)
@@ -103,7 +102,7 @@ def _looked_at(pipe: Any) -> list[str]:
 
 def _peaks(pipe: Any, steps: list[torch.Tensor], prompts: list[Prompt]) -> list[tuple[float, ...]]:
     """Each thing's highest attention in the first quarter of sampling, of the conditional half of the batch."""
-    highest = torch.stack(steps[: max(1, STEPS // 4)]).amax((0, 2))[len(prompts) :]
+    highest = torch.stack(steps[: max(1, len(steps) // 4)]).amax((0, 2))[len(prompts) :]
     peaks = []
     for (text, things), row in zip(prompts, highest, strict=True):
         ids = pipe.tokenizer(text).input_ids

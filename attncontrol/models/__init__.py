@@ -1,4 +1,4 @@
-"""The bundled model and the settings tuned for a checkpoint."""
+"""The bundled models, and what lies beside a checkpoint: how it is best called, and settings tuned for it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-BUNDLED = {"emoji": Path(__file__).parent / "emoji"}
-GUIDANCE_SCALES = {"emoji": 3.0}  # what a bundled model is best sampled with
+BUNDLED = {name: Path(__file__).parent / name.replace("-", "_") for name in ("emoji", "emoji-flux")}
 
 
 def resolve(name_or_path: str | Path) -> str:
@@ -24,8 +23,9 @@ def default_guidance_scale(name_or_path: str | Path) -> float:
     A bundled model's own, else the default of the pipeline that the checkpoint names: 7.5 for Stable Diffusion 1.x and
     2.x, 5 for XL. Raises ValueError if there is no checkpoint, or not of a pipeline that is guided.
     """
-    if str(name_or_path) in GUIDANCE_SCALES:
-        return GUIDANCE_SCALES[str(name_or_path)]
+    call = default_call(name_or_path)
+    if "guidance_scale" in call:
+        return call["guidance_scale"]
     import diffusers
 
     try:
@@ -39,7 +39,19 @@ def default_guidance_scale(name_or_path: str | Path) -> float:
     return parameters["guidance_scale"].default
 
 
+def default_call(name_or_path: str | Path) -> dict[str, Any]:
+    """Arguments that a checkpoint is best called with: `call.json` in its folder, empty if there is none.
+
+    For the bundled FLUX, for one, its size: FluxPipeline itself would draw 512 pixels, which the model never saw.
+    """
+    return _beside(resolve(name_or_path), "call.json")
+
+
 def tuned_settings(path: str | Path) -> dict[str, dict[str, Any]]:
     """Method settings tuned for a checkpoint: `control.json` beside it, empty if there is none."""
-    file = Path(path) / "control.json"
+    return _beside(path, "control.json")
+
+
+def _beside(folder: str | Path, name: str) -> dict[str, Any]:
+    file = Path(folder) / name
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,6 +1,6 @@
-"""The shipped checkpoint: complete, small, loadable by plain diffusers without a network."""
+"""The shipped checkpoints, and the UNet model: complete, small, loadable by plain diffusers without a network."""
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +10,13 @@ from PIL import Image
 
 from apps.emoji.scenes import Thing, render
 from attncontrol.losses.combining import resolve_control
-from attncontrol.models import resolve, tuned_settings
+from attncontrol.models import BUNDLED, default_call, default_guidance_scale, resolve, tuned_settings
 
 MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
 def folder():
-    from pathlib import Path
-
     return Path(resolve("emoji"))
 
 
@@ -32,20 +30,30 @@ def pipe(folder):
 def test_other_names_are_left_alone(tmp_path):
     assert resolve("runwayml/some-model") == "runwayml/some-model"
     assert resolve(tmp_path) == str(tmp_path)
-    assert tuned_settings(tmp_path) == {}
+    assert tuned_settings(tmp_path) == default_call(tmp_path) == {}
 
 
-def test_sizes_and_format(folder):
+@pytest.mark.parametrize("name", BUNDLED)
+def test_sizes_and_format(name):
+    folder = Path(resolve(name))
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 40 * MEGABYTE
     assert max(path.stat().st_size for path in files) < 16 * MEGABYTE
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
-    assert (folder / "README.md").read_text().startswith("# ")
+    assert (folder / "README.md").read_text().startswith(f"# {name}")
 
 
-def test_settings_name_methods_and_their_options(folder):
-    tuned = tuned_settings(folder)
-    assert all(resolve_control(name, tuned).parts for name in tuned)
+@pytest.mark.parametrize("name", BUNDLED)
+def test_settings_name_methods_and_their_options(name):
+    tuned = tuned_settings(resolve(name))
+    assert tuned
+    assert all(resolve_control(method, tuned).parts for method in tuned)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_guidance_scale_is_the_calls_by_name_and_by_folder(name):
+    scale = default_call(name)["guidance_scale"]
+    assert default_guidance_scale(name) == default_guidance_scale(resolve(name)) == scale
 
 
 def test_everything_is_float32_after_loading(pipe):
@@ -103,9 +111,3 @@ def test_image_to_image_works(pipe):
         generator=torch.Generator().manual_seed(0), output_type="np",
     ).images[0]  # fmt: skip
     assert np.abs(result - array / 255).mean() < 0.12
-
-
-def test_control_settings_are_json(folder):
-    path = folder / "control.json"
-    if path.exists():
-        assert isinstance(json.loads(path.read_text()), dict)

@@ -22,11 +22,12 @@ def test_auc_is_the_chance_that_a_positive_is_higher():
     assert np.isnan(gate.auc(values, np.ones(4, bool)))
 
 
-def test_recording_leaves_the_pictures_and_the_pipeline_as_they_are(pipe, monkeypatch):
-    monkeypatch.setattr(judge, "STEPS", 4)
+def test_recording_leaves_the_pictures_and_the_pipeline_as_they_are(pipe):
     prompts = pairs("animal+object", 2, 7)
     before = pipe.unet.attn_processors
-    plain, recorded = (judge.generate(pipe, prompts, 0, record=record) for record in (False, True))
+    plain, recorded = (
+        judge.generate(pipe, prompts, 0, record=record, num_inference_steps=4) for record in (False, True)
+    )
     assert pipe.unet.attn_processors == before
     for a, b in zip(plain, recorded, strict=True):
         assert np.abs(np.asarray(a.image, int) - np.asarray(b.image, int)).max() <= 1
