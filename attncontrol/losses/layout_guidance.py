@@ -58,10 +58,14 @@ class LayoutGuidance(LayoutMethod):
     max_refinement_steps: int = option(5, "most moves in one sampling step", at_least=0, at_most=100)
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
-        """Cross-attention of the middle block and of the up blocks at one size; of the down ones if up is left out."""
+        """Cross-attention of the middle block and of the up blocks at one size; of the down ones if up is left out.
+
+        Of a transformer all of its allowed layers.
+        """
         layers = [layer for layer in self.allowed_layers(layers) if layer.is_cross]
         mid = [layer for layer in layers if layer.place == "mid"]
-        sides = [layer for layer in layers if layer.place == "up"] or [m for m in layers if m.place == "down"]
+        up = [layer for layer in layers if layer.place == "up"]
+        sides = up or [layer for layer in layers if layer.place != "mid"]
         if mid and not sides:
             return mid
         size = self.map_size(sides)

@@ -22,7 +22,7 @@ from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.losses.combining import Control
 from attncontrol.losses.registry import nearest
-from attncontrol.models import resolve, tuned_settings
+from attncontrol.models import default_call, resolve, tuned_settings
 
 
 @dataclass
@@ -76,6 +76,8 @@ class AttentionControlPipeline:
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{path} is not a complete {cls.stock_name} checkpoint: {error}") from error
         pipe.tuned_settings = tuned_settings(path)
+        if "height" in (call := default_call(path)) and hasattr(pipe, "default_sample_size"):
+            pipe.default_sample_size = call["height"] // pipe.vae_scale_factor
         return pipe
 
     @classmethod
