@@ -6,8 +6,11 @@ import torch
 from diffusers import FluxPipeline
 
 from apps.emoji.vocabulary import COLOURS, NAMES
+from attncontrol.attention.layers import match_layers
 from attncontrol.evaluation.oracle import verdict
-from attncontrol.models import default_call, resolve
+from attncontrol.families import family_of
+from attncontrol.losses.combining import resolve_control
+from attncontrol.models import default_call, resolve, tuned_settings
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,20 @@ def test_the_stock_pipeline_draws_what_the_prompt_says(pipe):
     image = pipe("a red car", generator=torch.Generator().manual_seed(0), **default_call("emoji-flux")).images[0]
     assert image.size == (128, 128)
     assert verdict("a red car", image).all_right
+
+
+def test_tuned_methods_name_the_blocks_where_attention_was_taught(pipe):
+    blocks = {
+        "transformer_blocks.1",
+        "transformer_blocks.2",
+        "single_transformer_blocks.0",
+        "single_transformer_blocks.2",
+    }
+    tuned = tuned_settings(resolve("emoji-flux"))
+    layers = family_of(pipe).layers((16, 16))
+    for name in tuned:
+        for _, method in resolve_control(name, tuned).parts:
+            assert {layer.name.removesuffix(".attn") for layer in match_layers(layers, method.layers)} == blocks, name
 
 
 def test_every_word_of_the_world_is_one_token_capitalised_too(pipe):
