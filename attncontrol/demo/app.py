@@ -16,6 +16,7 @@ from attncontrol.demo.generate_tab import GenerateTab
 from attncontrol.demo.guard import Guard
 from attncontrol.demo.settings import Limits, Settings
 from attncontrol.demo.studio import Studio, load
+from attncontrol.demo.traces import folder_of_its_own, keep_words_out_of_the_log
 from attncontrol.demo.visitors import Presence, Uploads
 
 MINUTE = 60
@@ -50,8 +51,10 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
 
 def launch(settings: Settings, **options: Any) -> None:
     """Loads the model and serves the page until interrupted; options as those of `serve`."""
+    keep_words_out_of_the_log()
     studio = load(settings.model, settings.device, settings.dtype, settings.limits.seconds)
-    serve(build_demo(studio, settings.limits), settings.limits, **options)
+    with folder_of_its_own():
+        serve(build_demo(studio, settings.limits), settings.limits, **options)
 
 
 def serve(
