@@ -17,7 +17,6 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Test-time cross-attention control for diffusers text-to-image pipelines.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

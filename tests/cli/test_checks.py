@@ -1,6 +1,7 @@
 """What is said at once: without torch, and before anything is made."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -122,3 +123,12 @@ def test_a_folder_that_cannot_be_written_is_refused(monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # the administrator may write everywhere
     with pytest.raises(ValueError, match="--output: nothing may be written to"):
         checks.check_folder(Path("new"))
+
+
+def test_the_shell_completes_the_names_of_methods():
+    words = {"COMP_WORDS": "attncontrol generate x --control syn", "COMP_CWORD": "4"}
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['attncontrol']; from attncontrol.cli import main; main()"],
+        env={**os.environ, **words, "_ATTNCONTROL_COMPLETE": "complete_bash"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.stdout.split() == ["syngen"], result.stderr
