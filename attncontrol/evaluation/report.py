@@ -109,13 +109,23 @@ def _galleries(folders: Mapping[str, Path], lines: Sequence[Mapping[str, Any]]) 
 
 def _figure(folder: Path, line: Mapping[str, Any], score: str) -> dict[str, Any]:
     """The image; where its attention overlays are saved, these, which begin with it."""
-    overlays = OutputFolder(folder).maps / Path(line["file_name"]).name
+    image = _inside(folder, folder / line["file_name"])
+    overlays = OutputFolder(folder).maps / image.name
     wide = overlays.is_file()
     return {
-        "image": _data_uri(overlays, OVERLAYS_WIDTH) if wide else _data_uri(folder / line["file_name"], THUMBNAIL),
+        "image": _data_uri(_inside(folder, overlays), OVERLAYS_WIDTH) if wide else _data_uri(image, THUMBNAIL),
         "wide": wide,
         "caption": f"{line['prompt']} (seed {line['seed']}): {line['scores'][score]:.3g}",
     }
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """The path itself. Raises ValueError if it, or what it links to, is no file of the folder."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{str(path)!r} is not in the folder {str(folder)!r}: a report shows only images of its folders"
+        )
+    return path
 
 
 def _data_uri(path: Path, width: int) -> str:
