@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 
 from attncontrol.control import attach
+from attncontrol.editing.pipeline import EditingMixin
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.losses.combining import Control
@@ -32,7 +33,7 @@ class AttentionControlOutput(BaseOutput):
     control: ControlRecord | None = None
 
 
-class AttentionControlPipeline:
+class AttentionControlPipeline(EditingMixin):
     """Text-to-image with test-time cross-attention control.
 
         pipe = AttentionControlPipeline.from_pretrained("emoji")
