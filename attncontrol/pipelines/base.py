@@ -17,6 +17,7 @@ from diffusers.utils import BaseOutput
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from attncontrol.control import attach
+from attncontrol.editing.pipeline import EditingMixin
 from attncontrol.families import family_of, has_transformer_family
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ControlRecord
@@ -38,7 +39,7 @@ class AttentionControlOutput(BaseOutput):
     control: ControlRecord | None = None
 
 
-class AttentionControlPipeline:
+class AttentionControlPipeline(EditingMixin):
     """Text-to-image with test-time cross-attention control.
 
         pipe = AttentionControlPipeline.from_pretrained("emoji")
