@@ -23,10 +23,10 @@ from apps.faithfulness.results import PLAIN, Result
 from attncontrol import AttentionControlPipeline, MethodSum
 from attncontrol.evaluation.statistics import PairedComparison, compare_paired
 from attncontrol.losses.combining import resolve_control
-from attncontrol.models import resolve, tuned_settings
+from attncontrol.models import default_call, resolve, tuned_settings
 
 from .captions import KINDS
-from .judge import BATCH, GUIDANCE, STEPS
+from .judge import BATCH
 from .prompts import Prompt, one_object, pairs
 
 GOALS: dict[str, Callable[[Result], bool]] = {"present": present, "right": faithful, "placed": placed}
@@ -54,8 +54,10 @@ def trial(pipe: Any, prompts: list[Prompt]) -> Trial:
 
 def run(pipe: Any, methods: MethodSum, cases: list[tuple[str, int]]) -> list[Result]:
     """One picture per case, judged."""
+    call = default_call(pipe.name_or_path)
+    sampling = Sampling(call["num_inference_steps"], call["guidance_scale"], BATCH)
     parts = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
-    return [result for part in parts for result in draw(pipe, PLAIN, methods, part, Sampling(STEPS, GUIDANCE, BATCH))]
+    return [result for part in parts for result in draw(pipe, PLAIN, methods, part, sampling)]
 
 
 def keep(folder: Path, method: str, settings: Any) -> None:

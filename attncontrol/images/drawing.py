@@ -13,6 +13,7 @@ from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ImageRecord
 from attncontrol.images.recipe import Recipe, recipe_of
 from attncontrol.losses import MethodSum
+from attncontrol.models import default_call
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,12 @@ def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Ca
 
     on_step is called after every sampling step with the latents.
     """
+    sizes = {"width": request.width, "height": request.height}
+    own = {"num_inference_steps": request.steps, "guidance_scale": request.guidance_scale}
     out = pipe(
         request.prompt,
         negative_prompt=request.negative_prompt or None,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        width=request.width,
-        height=request.height,
+        **default_call(request.model) | own | {side: size for side, size in sizes.items() if size is not None},
         control=methods if methods.parts else None,
         subjects=request.subjects,
         layout=request.layout,
