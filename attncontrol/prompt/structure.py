@@ -27,6 +27,11 @@ class Entity:
     modifiers: tuple[Word, ...] = ()
 
     @property
+    def word(self) -> Word:
+        """The noun, under the name it had in version 0.1."""
+        return self.noun
+
+    @property
     def text(self) -> str:
         """Modifiers and noun as one phrase: "red crown"."""
         return " ".join(w.text for w in (*self.modifiers, self.noun))
