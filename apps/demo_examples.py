@@ -1,5 +1,7 @@
 """Chooses the demo's examples by measurement: `python -m apps.demo_examples`, about 15 minutes on two CPU cores.
 
+With --pictures it only draws those that are in examples.json, plain and with control, for the page to show at once.
+
 Every candidate, a prompt with a method, is drawn plain and with control on the same seeds, and the oracle judges both.
 Of each kind (objects, colours, boxes) the candidates that gain most are kept, each with the first seed where plain
 sampling fails and control succeeds; kinds without such a seed are left out. A candidate with boxes succeeds where
@@ -16,7 +18,7 @@ from typing import Any
 
 from apps.faithfulness.report import centre_inside
 from attncontrol.cli.loading import load_pipeline
-from attncontrol.demo.examples import FILE
+from attncontrol.demo.examples import FILE, picture_file
 from attncontrol.evaluation.oracle import detect, expected_from_prompt, verdict
 from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.images.files import write_text
@@ -80,11 +82,7 @@ def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
     measured = []
     for kind, prompts in PROMPTS.items():
         for prompt in prompts:
-            boxes = None
-            if kind == "boxes":
-                structure = structure_of(prompt, pipe.tokenizer)
-                regions = automatic_layout(structure).regions
-                boxes = {e.noun.text: r[0] for e, r in zip(structure.entities, regions, strict=True)}
+            boxes = boxes_by_noun(pipe, prompt) if kind == "boxes" else None
             scale = default_guidance_scale(MODEL)
             request = Request(MODEL, prompt, "", STEPS, scale, None, None, layout="auto" if boxes else None)
 
@@ -100,6 +98,42 @@ def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
                         kind, prompt, name, f"plain {sum(plain)}, control {sum(measured[-1].controlled)}", flush=True
                     )
     return measured
+
+
+def states(drawn: Drawn, boxes: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Every thing that the prompt names and what became of it: "right", "missing", "wrong colour" or "misplaced"."""
+    expected = expected_from_prompt(drawn.recipe.prompt)
+    judged = verdict(expected, drawn.image)
+    found = []
+    for (name, colour), present, coloured in zip(expected, judged.present, judged.coloured, strict=True):
+        seen = [d.box for d in judged.detections if d.object == name]
+        placed = boxes is None or any(centre_inside(box, boxes[name]) for box in seen)
+        state = "right" if coloured and placed else "misplaced" if coloured else "wrong colour"
+        found.append((f"{colour} {name}" if colour else name, state if present else "missing"))
+    return found
+
+
+def boxes_by_noun(pipe: Any, prompt: str) -> dict[str, Any]:
+    """The automatic layout's box for every noun."""
+    structure = structure_of(prompt, pipe.tokenizer)
+    regions = automatic_layout(structure).regions
+    return {e.noun.text: r[0] for e, r in zip(structure.entities, regions, strict=True)}
+
+
+def draw_pictures(pipe: Any, examples: Sequence[dict[str, Any]]) -> None:
+    """Writes the pictures of every example and notes in it what became of its things."""
+    for number, example in enumerate(examples):
+        prompt, layout = example["prompt"], example.get("layout")
+        boxes = boxes_by_noun(pipe, prompt) if layout else None
+        request = Request(MODEL, prompt, "", STEPS, default_guidance_scale(MODEL), None, None, layout=layout)
+        for side, control in (("plain", None), ("control", example["method"])):
+            methods = resolve_control(control, pipe.tuned_settings)
+            drawn = draw(pipe, request, methods, example["seed"], lambda _: None)
+            example[side] = states(drawn, boxes)
+            path = picture_file(number, side)
+            path.parent.mkdir(exist_ok=True)
+            drawn.image.save(path, lossless=True)
+            print(prompt, side, example[side], flush=True)
 
 
 def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
@@ -119,11 +153,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8, help="how many, from 0 on")
     parser.add_argument("--each", type=int, default=2, help="examples of each kind")
+    parser.add_argument("--pictures", action="store_true", help="only draw the examples there are")
     arguments = parser.parse_args()
-    measured = measure(load_pipeline(MODEL, "cpu", "float32"), range(arguments.seeds))
+    pipe = load_pipeline(MODEL, "cpu", "float32")
+    if arguments.pictures:
+        known = json.loads(FILE.read_text(encoding="utf-8"))
+        draw_pictures(pipe, known["examples"])
+        write_text(FILE, json.dumps(known, indent=2) + "\n", overwrite=True)
+        return
+    measured = measure(pipe, range(arguments.seeds))
     examples = choose(measured, arguments.each)
     if not examples:
         raise SystemExit("no candidate gains anything: the examples stay as they are")
+    draw_pictures(pipe, examples)
     facts = {"model": MODEL, "seeds": arguments.seeds, "steps": STEPS, "versions": package_versions()}
     text = json.dumps({"measured": facts, "examples": examples}, indent=2) + "\n"
     write_text(FILE, text, overwrite=True)

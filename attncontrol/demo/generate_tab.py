@@ -120,7 +120,8 @@ class GenerateTab:
         self.job.connect(self._generate, self.results.outputs)
         restored = [*fields.values(), self.about, *errors.values(), self.layout_part, self.sampling_part]
         self.restore.upload(self._restore, [self.restore, layout], restored, **QUIET)
-        self.examples.click(self._load_example, [self.examples, layout], restored, **QUIET)
+        shown = [*restored, self.results.slider, self.results.single]
+        self.examples.click(self._load_example, [self.examples, layout], shown, **QUIET)
 
     def _parse(self, prompt: str, layout: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         text = (prompt or "").strip()[: self.limits.prompt_characters]
@@ -196,7 +197,11 @@ class GenerateTab:
             return self.job.show_error(FieldError("restore", message))
 
     def _load_example(self, index: int, layout: dict[str, Any]) -> dict[Any, Any]:
-        return self._fill(examples.values_of(index), layout)
+        return {
+            **self._fill(examples.values_of(index), layout),
+            self.results.slider: gr.ImageSlider(visible=False),
+            self.results.single: examples.before_and_after(index),
+        }
 
     def _fill(self, values: dict[str, Any], layout: dict[str, Any]) -> dict[Any, Any]:
         """Updates that put these values into the fields; raises FieldError if they do not fit together."""

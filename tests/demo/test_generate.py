@@ -240,7 +240,7 @@ def test_every_wrong_field_says_so_beside_itself(visit):
 
 
 @pytest.mark.parametrize("index", range(len(examples.read())))
-def test_an_example_fills_the_fields(visit, index):
+def test_an_example_fills_the_fields_and_shows_its_stored_pictures(visit, index):
     page, example = visit(), examples.read()[index]
     page.locator("#prompt textarea").fill("")
     page.locator("#examples tbody tr").nth(index).click()
@@ -249,6 +249,7 @@ def test_an_example_fills_the_fields(visit, index):
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(example["seed"]))
     expect(page.locator(".subject-words .word.noun")).to_have_count(2)
     expect(page.locator(".layout-editor .box")).to_have_count(2 if "layout" in example else 0)
+    expect(page.locator("#boxed .before-after img")).to_have_count(2)
 
 
 def test_the_image_selected_in_the_gallery_is_the_one_explained(visit):
