@@ -1,6 +1,6 @@
 """The table of stock pipelines, schedulers and helpers of diffusers that `attach` is tested with, on tiny weights.
 
-The support matrix in the README is made of this table: `python -m tests.stock` prints it.
+The support matrix in docs/works_with.md is made of this table: `python -m tests.stock` prints it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GROUPS = {
 
 
 def support_matrix() -> str:
-    """The table of the README."""
+    """The table of docs/works_with.md."""
     rows = ["| works with | |", "| --- | --- |"]
     for group, cases in GROUPS.items():
         rows.append(f"| **{group}** | |")
