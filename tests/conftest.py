@@ -26,9 +26,10 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(config, items):
     """Property tests run in the default selection and, with random examples and many more, among the slow ones."""
-    if config.option.markexpr == "slow":
-        for item in items:
-            if hasattr(item.obj, "hypothesis"):
+    for item in items:
+        if hasattr(item.obj, "hypothesis"):
+            item.add_marker("property")
+            if config.option.markexpr == "slow":
                 item.add_marker("slow")
 
 
