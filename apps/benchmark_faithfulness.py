@@ -37,7 +37,7 @@ from attncontrol import AttentionControlPipeline, MethodSum, method_classes
 from attncontrol.evaluation import oracle
 from attncontrol.images.files import write_text
 from attncontrol.losses.combining import control_name, control_to_json, resolve_control
-from attncontrol.models import default_guidance_scale
+from attncontrol.models import default_call, default_guidance_scale
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampli
         prompts,
         control=methods if methods.parts else None,
         layout=layouts,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
+        **default_call(pipe.name_or_path)
+        | {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         generator=[torch.Generator().manual_seed(noise_seed(*case)) for case in cases],
     ).images
     seconds = (time.perf_counter() - start) / len(cases)
@@ -173,7 +173,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def weights_hash(pipe: Any) -> str:
     """A short hash of the text encoder, the denoiser and the decoder: results of other weights must not mix."""
     digest = hashlib.sha256()
-    for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+    for part in (part for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
         for name, tensor in part.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -142,11 +142,11 @@ def first_moves(make, cls, noise, monkeypatch):
     monkeypatch.setattr(cls, "step", recording_step)
     with attach(pipe, AttendAndExcite(thresholds={}, step_size=100), prompt=PROMPT):
         pipe.unet.register_forward_pre_hook(
-            lambda module, args, kwargs: inputs.append(kwargs or args), with_kwargs=True
+            lambda module, args, kwargs: inputs.append(args[0] if args else kwargs["sample"]), with_kwargs=True
         )
         pipe(PROMPT, latents=latents, **CALL)
     monkeypatch.setattr(cls, "step", step)
-    ordinary = next(call["sample"] for call in inputs if call["sample"].shape[0] == 2)
+    ordinary = next(sample for sample in inputs if sample.shape[0] == 2)
     torch.testing.assert_close(ordinary[0], ordinary[1])
     return ordinary[1:] - noise, samples[0] * scale - noise
 

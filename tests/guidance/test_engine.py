@@ -47,7 +47,7 @@ def guided_rows(tiny_pipe):
 
     def note(module, args, kwargs):
         if torch.is_grad_enabled():
-            rows.append(len(kwargs["sample"]))
+            rows.append(len(args[0] if args else kwargs["sample"]))
 
     handle = tiny_pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
     yield rows

@@ -37,13 +37,14 @@ def flux() -> Any:
     )  # fmt: skip
 
 
-def stable_diffusion_3() -> Any:
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=16, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
-        caption_projection_dim=16, pooled_projection_dim=32, in_channels=4, out_channels=4,
+def aura_flow() -> Any:
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=16, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, in_channels=4, out_channels=4,
     )  # fmt: skip
-    names = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
-    return diffusers.StableDiffusion3Pipeline(transformer=transformer, scheduler=None, **dict.fromkeys(names))
+    return diffusers.AuraFlowPipeline(
+        tokenizer=None, text_encoder=None, vae=None, transformer=transformer, scheduler=None
+    )
 
 
 def upscaler() -> Any:
@@ -91,11 +92,15 @@ REFUSED = [
     ),
     compiled("pipe.unet.compile()", lambda pipe: pipe.unet.compile(), "load the pipeline afresh"),
     compiled("pipe.unet.compile_repeated_blocks()", lambda pipe: pipe.unet.compile_repeated_blocks(), "likewise"),
-    Refusal("FluxPipeline", flux, "FluxPipeline cannot be controlled: it has no UNet"),
     Refusal(
-        "StableDiffusion3Pipeline",
-        stable_diffusion_3,
-        "StableDiffusion3Pipeline cannot be controlled: it has no UNet",
+        "FluxPipeline without tokenizers",
+        flux,
+        "FluxPipeline cannot be controlled: it has no tokenizer",
+    ),
+    Refusal(
+        "AuraFlowPipeline",
+        aura_flow,
+        "AuraFlowPipeline cannot be controlled: it has AuraFlowTransformer2DModel",
     ),
     Refusal(
         "AnimateDiffPipeline",
