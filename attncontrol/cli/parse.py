@@ -75,11 +75,14 @@ def _text(tokenized, indices: list[int]) -> str:
 
 
 def _tokenizer(model: str):
+    from diffusers import DiffusionPipeline
     from transformers import CLIPTokenizer
 
     from attncontrol.models import resolve
 
     try:
+        if "transformer" in DiffusionPipeline.load_config(resolve(model)):
+            raise ValueError("it has a diffusion transformer, whose text positions parse does not show yet")
         return CLIPTokenizer.from_pretrained(resolve(model), subfolder="tokenizer")
     except (OSError, ValueError) as error:
-        raise ValueError(f"--model: no CLIP tokenizer in {model!r}: {error}") from error
+        raise ValueError(f"--model: no words can be found for {model!r}: {error}") from error

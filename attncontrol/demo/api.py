@@ -94,13 +94,13 @@ class Api:
         """The prompt's words, tokens and subjects."""
         with _errors():
             text = read_text("prompt", prompt, self.limits, needed=True)
-            return word_groups(self.studio, text, structure_of(text, self.studio.pipe.tokenizer))
+            return word_groups(self.studio, text, structure_of(text, self.studio.tokenizer))
 
     def layout(self, prompt: str) -> dict[str, list[list[float]]]:
         """The automatic layout: boxes [x0, y0, x1, y1] in 0..1 by phrase."""
         with _errors(), field("prompt"):
             text = read_text("prompt", prompt, self.limits, needed=True)
-            structure = structure_of(text, self.studio.pipe.tokenizer)
+            structure = structure_of(text, self.studio.tokenizer)
             placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
             return {entity.text: [list(box) for box in regions] for entity, regions in placed if regions}
 

@@ -67,7 +67,7 @@ class GenerateTab:
             "prompt",
             gr.Textbox(FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, elem_id="prompt", autofocus=True),
         )
-        groups = word_groups(self.studio, FIRST_PROMPT, structure_of(FIRST_PROMPT, self.studio.pipe.tokenizer))
+        groups = word_groups(self.studio, FIRST_PROMPT, structure_of(FIRST_PROMPT, self.studio.tokenizer))
         self.job.field("subjects", widget("subject-words", groups))
 
     def _method(self) -> None:
@@ -238,7 +238,7 @@ def quiet_structure(studio: Studio, prompt: str, subjects: Any = None) -> Any:
     """The structure of a prompt; what the text encoder cuts off is shown on the page, not warned of on the server."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return structure_of(prompt, studio.pipe.tokenizer, subjects)
+        return structure_of(prompt, studio.tokenizer, subjects)
 
 
 def _about(method: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from attncontrol.families import family_of
 from attncontrol.models import resolve, tuned_settings
 
 PREVIEW_SECONDS = 0.15
@@ -75,7 +76,13 @@ class Studio:
     @property
     def size(self) -> int:
         """The side of the model's images, in pixels."""
-        return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        latents = getattr(self.pipe, "default_sample_size", None) or self.pipe.unet.config.sample_size
+        return latents * self.pipe.vae_scale_factor
+
+    @property
+    def tokenizer(self) -> Any:
+        """What finds the words of a prompt among the model's text keys."""
+        return family_of(self.pipe).tokenizer
 
     def run(
         self, session: str, kind: str, job: Callable[[Report], Any], seconds: float | None = None
@@ -166,7 +173,7 @@ class Studio:
                 raise Cancelled
 
         check()
-        handle = self.pipe.unet.register_forward_pre_hook(check)
+        handle = family_of(self.pipe).denoiser.register_forward_pre_hook(check)
         try:
             yield
         finally:

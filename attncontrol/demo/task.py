@@ -215,7 +215,7 @@ def read_seed_list(text: str, limits: Limits) -> list[int]:
 
 def check(studio: Studio, request: Request, methods: MethodSum) -> None:
     """Raises FieldError for subjects, boxes or a method that this prompt does not allow."""
-    tokenizer = studio.pipe.tokenizer
+    tokenizer = studio.tokenizer
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         with field("subjects"):

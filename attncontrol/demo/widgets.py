@@ -83,7 +83,7 @@ def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict
     "tokens", "kept", "parser"}; `words` covers the prompt, `indices` is empty where the text encoder cuts it off,
     words are numbered from 0.
     """
-    tokenized = tokenize(studio.pipe.tokenizer, prompt)
+    tokenized = tokenize(studio.tokenizer, prompt)
     spans = _word_spans(prompt, structure)
     words = []
     for span in spans:
