@@ -14,6 +14,10 @@ from attncontrol.prompt.structure import Entity, PromptStructure, Word
 from attncontrol.prompt.subjects import find_words, resolve_subjects
 
 ARTICLES = ("a", "an", "the")
+IRREGULAR = {
+    "mouse": "mice", "goose": "geese", "child": "children", "person": "people", "man": "men", "foot": "feet",
+    "tooth": "teeth", "ox": "oxen", "sheep": "sheep", "fish": "fish", "deer": "deer", "cactus": "cacti",
+}  # fmt: skip
 
 
 def place(
@@ -66,7 +70,7 @@ class _Placer:
         if item.tokens:
             self._entity_of_tokens(item).extend(item.regions)
             return
-        matches = self._matches(item.phrase)
+        matches = self._matches(item.phrase) or self._matches(_spelt_out(item.phrase))
         if not matches and (numbered := re.fullmatch(r"(.+)#(\d+)", item.phrase.strip())):
             matches, number = self._matches(numbered[1]), int(numbered[2])
             if matches and not 1 <= number <= len(matches):
@@ -98,7 +102,8 @@ class _Placer:
         before, last = words[: -len(noun)], words[-len(noun) :]
         if last == noun and (set(before) <= modifiers or self._ends_at(entity, words)):
             return 2
-        return int(set(before) <= modifiers and " ".join(noun) in (" ".join(last) + s for s in ("s", "es")))
+        singular = set(before) <= modifiers or self._ends_at(entity, [*before, *noun])
+        return int(singular and " ".join(noun) in _plurals(" ".join(last)))
 
     def _ends_at(self, entity: Entity, words: list[str]) -> bool:
         if not entity.noun.span or self.structure.prompt is None:
@@ -119,6 +124,8 @@ class _Placer:
 
     def _new_entity(self, phrase: str) -> Entity:
         prompt, bare = self.structure.prompt, " ".join(_words(phrase))
+        if prompt is not None and not find_words(prompt, bare):
+            bare = " ".join(_words(_spelt_out(phrase)))
         if prompt is None or not find_words(prompt, re.sub(r"#\d+$", "", bare)):
             raise ValueError(self._unknown(phrase))
         if self.tokenizer is None:
@@ -151,6 +158,21 @@ class _Placer:
 
     def _entities(self) -> str:
         return ", ".join(repr(entity.text) for entity, _ in self.placed) or "none"
+
+
+def _spelt_out(phrase: str) -> str:
+    """The words of a class name as layout generators write it: "potted-plant", "fire_hydrant"."""
+    return re.sub(r"[-_]+", " ", phrase)
+
+
+def _plurals(noun: str) -> list[str]:
+    """How the plural of a noun may be spelled."""
+    regular = [noun + "s", noun + "es"]
+    if re.search(r"[^aeiou]y$", noun):
+        regular.append(noun[:-1] + "ies")
+    if re.search(r"fe?$", noun):
+        regular.append(re.sub(r"fe?$", "ves", noun))
+    return [*regular, *(noun.removesuffix(one) + many for one, many in IRREGULAR.items() if noun.endswith(one))]
 
 
 def _words(text: str) -> list[str]:

@@ -37,7 +37,6 @@ class TextEncoder:
         first: Position of its first state among the text keys.
         drop: How many leading states the pipeline drops.
         render: Gives the text that is really read and what to add to an offset in it to get one in the prompt.
-        padded: Whether its states always fill `length` positions.
     """
 
     tokenizer: Any
@@ -45,7 +44,6 @@ class TextEncoder:
     first: int = 0
     drop: int = 0
     render: Render = as_given
-    padded: bool = False
 
     def read(self, prompt: str) -> tuple[list[str], list[Span | None]]:
         """All pieces it keeps or cuts off, without dropped ones, and the stretch of the prompt each stands for."""

@@ -35,6 +35,28 @@ def test_phrase_with_words_that_the_parser_left_out():
     assert result == [("red crown", (LEFT,))]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "noun", "name"),
+    [
+        ("a potted plant beside a toilet", "plant", "potted-plant"),
+        ("there are two fire hydrants", "hydrants", "fire-hydrant"),
+        ("a cat and a blue bottle", "bottle", "blue_bottle"),
+        ("three mice", "mice", "mouse"),
+        ("two women", "women", "woman"),
+        ("a shelf of cherries", "cherries", "cherry"),
+        ("two wolves", "wolves", "wolf"),
+    ],
+)
+def test_class_names_and_singulars_find_their_words(prompt, noun, name):
+    result = placed(prompt, None, {name: LEFT})
+    assert [text.split()[-1] for text, regions in result if regions] == [noun]
+
+
+def test_a_hyphen_of_the_prompt_itself_stays():
+    result = placed("a t-shirt and a bow", ["t-shirt", "bow"], {"t-shirt": LEFT})
+    assert result == [("t-shirt", (LEFT,)), ("bow", ())]
+
+
 def test_modifiers_tell_equal_nouns_apart():
     result = placed("a red bow and a blue bow", ["red bow", "blue bow"], {"blue bow": RIGHT})
     assert result == [("red bow", ()), ("blue bow", (RIGHT,))]
