@@ -36,6 +36,7 @@ def attach(
     parser: Any = None,
     record_maps: bool = False,
     memory: Memory = "auto",
+    text_length: int | None = None,
 ) -> AttentionControl:
     """Controls every call of a diffusers pipeline made inside a `with` block.
 
@@ -45,7 +46,8 @@ def attach(
     absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. parser: a spaCy
     pipeline or its name. record_maps: keep each subject's map of every step (one more denoiser pass per step).
     memory: "low" recomputes activations in the backward pass instead of keeping them, "fast" keeps them, "auto" does
-    so if what `attncontrol.guidance.cost` counts fits into nine tenths of the device's free memory.
+    so if what `attncontrol.guidance.cost` counts fits into nine tenths of the device's free memory. text_length: the
+    positions of a prompt that is given as embeddings, where they are more than the text encoder's (compel).
 
     Raises ValueError if the pipeline, a method, a subject or a layout cannot be used.
 
@@ -54,7 +56,7 @@ def attach(
         control.record.images[0].steps
     """
     methods = resolve_control(control, _settings(pipe))
-    prepared = prepare_subjects(pipe, methods, prompt, subjects, layout, parser)
+    prepared = prepare_subjects(pipe, methods, prompt, subjects, layout, parser, text_length)
     return AttentionControl(pipe, methods, prepared, record_maps=record_maps, memory=memory)
 
 
@@ -214,7 +216,13 @@ def _shown(prompts: Sequence[str]) -> str:
 
 
 def prepare_subjects(
-    pipe: Any, methods: MethodSum, prompt: Any, subjects: Any, layout: Any, parser: Any
+    pipe: Any,
+    methods: MethodSum,
+    prompt: Any,
+    subjects: Any,
+    layout: Any,
+    parser: Any,
+    text_length: int | None = None,
 ) -> list[Subject]:
     """One `Subject` per prompt, checked against every method. Raises ValueError for what cannot be used."""
     single = prompt is None or isinstance(prompt, str)
@@ -225,7 +233,7 @@ def prepare_subjects(
     family = family_of(pipe)
     prepared = []
     for text, wanted, places in zip(prompts, subjects, layouts, strict=True):
-        subject = _prepare_subject(family, text, wanted, places, parser)
+        subject = _prepare_subject(family, text, wanted, places, parser, text_length)
         for other in family.tokenizers[1:] if text is not None else ():
             check_second_tokenizer(subject.structure, family.tokenizer, other)
         for _, method in methods.parts:
@@ -234,11 +242,13 @@ def prepare_subjects(
     return prepared
 
 
-def _prepare_subject(family: Family, prompt: str | None, subjects: Any, layout: Any, parser: Any) -> Subject:
+def _prepare_subject(
+    family: Family, prompt: str | None, subjects: Any, layout: Any, parser: Any, text_length: int | None
+) -> Subject:
     if prompt is None:
         if subjects is None:
             raise ValueError("without the prompt's text its words are unknown: pass subjects as token indices")
-        structure = resolve_subjects(subjects, None, family.tokenizer, length=family.text_length)
+        structure = resolve_subjects(subjects, None, family.tokenizer, length=text_length or family.text_length)
     elif not prompt.strip():
         raise ValueError("the prompt is empty: there is nothing to control. Give a prompt, or control=None")
     else:

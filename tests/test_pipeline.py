@@ -173,6 +173,16 @@ def test_prompt_embeds_need_token_indices(pipe, generate):
             generate(None, subjects=subjects, **arguments)
 
 
+def test_every_position_of_long_embeddings_may_be_a_subject(pipe, generate):
+    """Embeddings of more than 77 positions, as compel makes them of long prompts."""
+    (first, negative), (second, _) = (pipe.encode_prompt(text, "cpu", 1, True) for text in ("a cat", "a frog"))
+    long = {"prompt_embeds": torch.cat([first, second], 1), "negative_prompt_embeds": torch.cat([negative] * 2, 1)}
+    out = generate(None, control=QUICK, subjects=[2, 77 + 2], **long)
+    assert [entity.token_indices for entity in out.control.images[0].structure.entities] == [(2,), (79,)]
+    with pytest.raises(ValueError, match="token index 153 is outside"):
+        generate(None, control=QUICK, subjects=[153], **long)
+
+
 def test_subjects_given_by_name_phrase_index_or_group(generate):
     def used(subjects, prompt="a red car and a small dog"):
         record = generate(prompt, control=QUICK, subjects=subjects, num_inference_steps=1).control

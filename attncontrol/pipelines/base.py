@@ -174,6 +174,7 @@ class AttentionControlPipeline(EditingMixin):
             parser=parser,
             record_maps=record_maps,
             memory=memory,
+            text_length=kwargs["prompt_embeds"].shape[1] if kwargs.get("prompt_embeds") is not None else None,
         )
         with control:
             output = super().__call__(prompt, *args, **kwargs)
