@@ -76,6 +76,14 @@ def test_control_changes_the_image_and_leaves_the_pipeline_alone(family, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_recording_maps_changes_no_latent(family, name):
+    arguments = {"control": quick(name), "layout": layout_for(name)}
+    watched = run(family, record_maps=True, **arguments)
+    assert torch.equal(watched.images, run(family, **arguments).images)
+    assert watched.control.images[0].maps is not None
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_weight_zero_is_the_plain_pipeline(first_family, name):
     control = 0 * quick(name)
     assert torch.equal(run(first_family, control=control, layout=layout_for(name)).images, run(first_family).images)

@@ -69,6 +69,13 @@ def test_every_method_moves_the_latents_and_leaves_the_pipeline_alone(pipe, name
     assert torch.equal(run(pipe).images, plain)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_works_by_its_name_alone(pipe, name):
+    layout = LAYOUT if method_classes()[name].needs_layout else None
+    record = run(pipe, control=name, layout=layout).control.images[0]
+    assert record.steps[0].losses.keys() == {name}
+
+
 def test_a_step_of_no_length_is_the_stock_pipeline_bit_for_bit(pipe):
     plain = run(pipe).images
     assert torch.equal(run(pipe, control=method("attend-and-excite", relative_step=0.0)).images, plain)

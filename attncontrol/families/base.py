@@ -19,8 +19,17 @@ Call = dict[str, Any]
 """The arguments of one denoiser call by name."""
 
 
-TRANSFORMER_SETTINGS: Mapping[str, Any] = {"relative_step": 0.003, "stop": 0.64, "thresholds": {}, "refine_at": ()}
-"""JEDI's length of a step and window; no refinement, since no thresholds are known (docs/add_a_family.md)."""
+TRANSFORMER_SETTINGS: Mapping[str, Any] = {
+    "relative_step": 0.003,
+    "stop": 0.64,
+    "thresholds": {},
+    "refine_at": (),
+    "sar": 0.0,
+}
+"""JEDI's length of a step and window; no refinement, since no thresholds are known (docs/add_a_family.md).
+
+Without self-attention layers there is nothing for Attention Refocusing's second term.
+"""
 
 
 class Family(ABC):
