@@ -7,7 +7,6 @@ import torch
 from diffusers import FirstBlockCacheConfig
 
 from attncontrol import AttentionControlPipeline, attach, create_method, method_classes
-from attncontrol.attention.capture import attention_probabilities
 from attncontrol.families import family_of
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.prompt.align import tokenize
@@ -206,8 +205,3 @@ def test_a_plain_call_beside_a_controlled_one_is_the_plain_picture(name):
     thread.join()
     assert len(results) == 3 and all(torch.equal(image, alone[0]) for image in results)
     assert torch.equal(beside, run(guided, control=method("attend-and-excite"), steps=6).images)
-
-
-def test_probabilities_of_grouped_rows_sum_to_one():
-    query, key = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 5, 8)
-    torch.testing.assert_close(attention_probabilities(query, key, None, None).sum(-1), torch.ones(1, 2, 4))
