@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import unicodedata
 import warnings
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
@@ -48,6 +50,7 @@ def tokenize(tokenizer: Any, prompt: str) -> TokenizedPrompt:
     """
     if hasattr(tokenizer, "tokenized"):
         return tokenizer.tokenized(prompt)
+    tokenizer = _own(tokenizer)
     text, origin = _expand_textual_inversion(tokenizer, prompt)
     fast = getattr(tokenizer, "is_fast", False)
     encoded = tokenizer(text, truncation=False, return_offsets_mapping=fast, verbose=False)
@@ -97,6 +100,25 @@ def check_second_tokenizer(structure: PromptStructure, first: Any, second: Any) 
                     f"the two text encoders have {word.text!r} at different positions: their tokenizers differ. A "
                     "textual inversion must be loaded into both"
                 )
+
+
+_copies: WeakKeyDictionary[Any, tuple[dict[str, int], Any]] = WeakKeyDictionary()
+
+
+def _own(tokenizer: Any) -> Any:
+    """A copy of a fast tokenizer, made once and again when tokens are added to it; a slow one itself.
+
+    Fast tokenizers keep padding and truncation as state: reading with the pipeline's would spoil what another thread
+    encodes meanwhile.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        return tokenizer
+    added = tokenizer.added_tokens_encoder
+    known, own = _copies.get(tokenizer, ({}, None))
+    if own is None or known != added:
+        own = copy.deepcopy(tokenizer)
+        _copies[tokenizer] = (added, own)
+    return own
 
 
 def _expand_textual_inversion(tokenizer: Any, prompt: str) -> tuple[str, list[Span]]:

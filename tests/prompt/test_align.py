@@ -75,6 +75,16 @@ def test_repeated_words_resolve_by_position():
     assert aligned.n_tokens == 9
 
 
+def test_reading_leaves_the_tokenizer_as_another_thread_has_set_it():
+    tokenizer = golden_tokenizer()
+    tokenizer("a cat", padding="max_length", max_length=77, truncation=True)
+    before = tokenizer.backend_tokenizer.padding, tokenizer.backend_tokenizer.truncation
+    assert None not in before and len(tokenize(tokenizer, "a red cat").pieces) == 5
+    assert (tokenizer.backend_tokenizer.padding, tokenizer.backend_tokenizer.truncation) == before
+    tokenizer.add_tokens("<toy>")
+    assert tokenize(tokenizer, "a <toy>").pieces[2] == "<toy>"
+
+
 @pytest.mark.parametrize("slow", [False, True])
 def test_words_beyond_the_limit_get_nothing_and_a_warning(slow):
     tokenizer = golden_tokenizer(max_length=8)
