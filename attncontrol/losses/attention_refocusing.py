@@ -9,11 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer
-from attncontrol.attention.maps import AttentionMaps, on_device, resoftmax, smooth, token_means
+from attncontrol.attention.maps import (
+    AttentionMaps,
+    LayerMap,
+    Owners,
+    index_tensor,
+    on_device,
+    resoftmax,
+    smooth,
+    token_means,
+)
 from attncontrol.layout import Region
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
@@ -23,8 +33,8 @@ Release = Literal["v1", "v2"]
 EARLY_STEPS = 15
 PUBLISHED_STEPS = 50
 PUBLISHED_SCALE = 4.0
-PLAIN_SCALE = 40.0  # the authors' advice without GLIGEN (section 8)
-# first step, first step after, stride, scale of the loss, most moves (section 7 and, for v1, section 9)
+PLAIN_SCALE = 40.0  # the authors' advice without GLIGEN (docs/methods/attention_refocusing.md, section 5)
+# first step, first step after, stride, scale of the loss, most moves (docs/methods/attention_refocusing.md, 5 and 6)
 SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
     "v2": ((0, 2, 1, 4, 2), (2, 5, 1, 4, 6), (5, 10, 1, 3, 3), (10, 20, 5, 3, 2), (20, 40, 5, 1, 2)),
     "v1": ((0, 10, 1, 3, 5), (10, 20, 1, 2, 5), (20, 30, 1, 1, 1)),
@@ -33,7 +43,7 @@ SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
 
 @dataclass(frozen=True)
 class CarTerms:
-    """Cross-attention refocusing: three scalars, each already divided by the number of objects, and two extremes."""
+    """Cross-attention refocusing of every image [images], each term already divided by its number of objects."""
 
     inside: Tensor
     outside: Tensor
@@ -47,41 +57,84 @@ class CarTerms:
         return self.inside + self.outside + self.background
 
 
-def car_terms(
-    maps: Tensor, owners: Tensor, boxes: Tensor, box_owners: Tensor, early: bool, release: Release = "v2"
-) -> CarTerms:
-    """Cross-attention refocusing (CAR; Attention Refocusing, section 4, and section 9 for release "v1").
+@dataclass(frozen=True)
+class PlacedObjects:
+    """Objects of all images with their maps and boxes: which image an object, which object a map or a box belongs to.
 
-    maps: prepared maps [maps, height, width] in 0..1, `owners` [maps] the object of each, 0 .. objects - 1; boxes:
-    bool [boxes, height, width], `box_owners` [boxes] likewise, every object with at least one. `early` says whether
-    a map that fills its boxes well enough still counts (the first 15 of 50 steps). The weights of section 4 come
-    from comparisons and carry no gradient. An empty box counts as filled and as free of others, as published.
+    Every object has at least one map and one box.
     """
-    objects = int(box_owners.max()) + 1
-    own = on_device(owners[:, None] == box_owners, maps.device)
-    masks = boxes[None] & own[..., None, None]
-    outside_own = maps * ~masks.any(1)
-    nowhere = maps * ~boxes.any(0)
-    empty = ~boxes.flatten(1).any(1)
-    inside = torch.where(empty, 1.0, _maximum(maps[:, None], boxes))
-    outside = torch.where(empty, 0.0, _maximum(outside_own[:, None], boxes))
+
+    images: Owners
+    maps: tuple[int, ...]
+    boxes: tuple[int, ...]
+
+    def of_images(self, objects: Sequence[int]) -> Owners:
+        """The images of these objects."""
+        return Owners(tuple(self.images.images[number] for number in objects), self.images.count)
+
+    def pairs(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Maps and boxes of one image in pairs: of the same object, and of different ones."""
+        image = self.images.images
+        near = [
+            (m, b)
+            for m, own in enumerate(self.maps)
+            for b, other in enumerate(self.boxes)
+            if image[own] == image[other]
+        ]
+        own = [(m, b) for m, b in near if self.maps[m] == self.boxes[b]]
+        return own, [(m, b) for m, b in near if self.maps[m] != self.boxes[b]]
+
+
+def car_terms(maps: Tensor, boxes: Tensor, objects: PlacedObjects, early: bool, release: Release = "v2") -> CarTerms:
+    """Cross-attention refocusing, CAR (docs/methods/attention_refocusing.md, section 2, and section 6 for "v1").
+
+    The weights come from comparisons and carry no gradient. An empty box counts as filled and as free of others, as
+    published.
+
+    Args:
+        maps: Prepared maps [maps, height, width] in 0..1.
+        boxes: bool [boxes, height, width], on the CPU.
+        objects: Whose they are.
+        early: Whether a map that fills its boxes well enough still counts (the first 15 of 50 steps).
+        release: Of the published code.
+    """
+    own, other = objects.pairs()
+    cells = boxes.numpy()
+    own_cells = np.stack([_any(cells, objects.boxes, number) for number in objects.maps])
+    image_of_box = objects.of_images(objects.boxes).images
+    all_cells = np.stack([_any(cells, image_of_box, image) for image in objects.of_images(objects.maps).images])
+    outside_own, nowhere = (maps * on_device(torch.from_numpy(~x), maps.device) for x in (own_cells, all_cells))
+    inside = _maxima(maps, boxes, own, empty=1.0)
+    outside = _maxima(outside_own, boxes, other, empty=0.0)
     if release == "v1":
-        inside_weights = outside_weights = torch.ones_like(inside)
+        inside_weights, outside_weights = torch.ones_like(inside), torch.ones_like(outside)
     else:
         inside_weights = _weights(early, ((inside < 0.1, 6.0), (inside < 0.2, 1.0)), inside)
         outside_weights = _weights(early, ((outside > 0.15, 4.0), (outside > 0.1, 1.0)), outside)
+    of_own, of_other = (objects.of_images([objects.maps[m] for m, _ in pairs]) for pairs in (own, other))
+    counts = torch.tensor([objects.images.images.count(image) for image in range(objects.images.count)])
+    counts = on_device(counts.clamp(min=1).to(maps.dtype), maps.device)
+    halves = on_device(torch.tensor([objects.boxes.count(n) / 2 for n in objects.maps]).to(maps.dtype), maps.device)
     return CarTerms(
-        inside=torch.where(own, inside_weights * (1 - inside), 0).sum() / objects,
-        outside=torch.where(own, 0, outside_weights * outside).sum() / objects,
-        background=(own.sum(1) / 2 * nowhere.amax((-2, -1))).sum() / objects,
-        min_inside=torch.where(own, inside.detach(), torch.inf).min(),
-        max_outside=torch.where(own, 0.0, outside.detach()).max(),
+        inside=of_own.sum(inside_weights * (1 - inside)) / counts,
+        outside=of_other.sum(outside_weights * outside) / counts,
+        background=objects.of_images(objects.maps).sum(halves * nowhere.amax((-2, -1))) / counts,
+        min_inside=-of_own.largest(-inside.detach(), none=-torch.inf),
+        max_outside=of_other.largest(outside.detach()),
     )
 
 
-def _maximum(maps: Tensor, boxes: Tensor) -> Tensor:
-    """The maximum of every map [n, 1, height, width] in every box [m, height, width]: [n, m], -inf if empty."""
-    return maps.masked_fill(~boxes, -torch.inf).amax((-2, -1))
+def _any(cells: np.ndarray, owners: Sequence[int], owner: int) -> np.ndarray:
+    """The cells [boxes, height, width] of all boxes of one owner together: [height, width]."""
+    return cells[[box for box, own in enumerate(owners) if own == owner]].any(0)
+
+
+def _maxima(maps: Tensor, boxes: Tensor, pairs: Sequence[tuple[int, int]], empty: float) -> Tensor:
+    """The maximum of the map in the box of every pair, `empty` where a box is: [pairs]."""
+    first, second = index_tensor(pairs, maps.device).reshape(-1, 2).T
+    cells = on_device(boxes, maps.device)[second]
+    maxima = maps[first].masked_fill(~cells, -torch.inf).amax((-2, -1))
+    return torch.where(cells.any(-1).any(-1), maxima, empty)
 
 
 def _weights(early: bool, cases: Sequence[tuple[Tensor, float]], like: Tensor) -> Tensor:
@@ -92,19 +145,23 @@ def _weights(early: bool, cases: Sequence[tuple[Tensor, float]], like: Tensor) -
     return weights.detach()
 
 
-def sar_loss(attention: Tensor, boxes: Tensor, objects: int) -> Tensor:
-    """Self-attention refocusing of one layer (SAR; Attention Refocusing, section 5).
+def sar_terms(attention: Tensor, boxes: Tensor) -> Tensor:
+    """Self-attention refocusing of one layer, SAR (docs/methods/attention_refocusing.md, section 3).
 
-    attention: probabilities [heads, pixels, pixels], rows are queries; boxes: bool [boxes, pixels]. For each box the
-    attention its pixels pay to pixels outside, a mean over pixels and heads; the sum over boxes divided by
-    `objects`, in 0 .. boxes / objects. An empty box gives NaN, as published, and the others their gradient.
+    Args:
+        attention: Probabilities [images, heads, pixels, pixels], rows are queries.
+        boxes: bool [images, boxes, pixels].
+
+    Returns:
+        The attention that each box's pixels pay to pixels outside, a mean over pixels and heads, in 0..1:
+        [images, boxes]. An empty box gives NaN, as published, and the others their gradient.
     """
-    leak = _box_queries(attention, boxes) * ~boxes
-    return leak.sum(-1).mean(0).sum() / objects
+    leak = _box_queries(attention, boxes[:, None]) * ~boxes[:, None]
+    return leak.sum(-1).mean(1)
 
 
 def grounding_loss(attention: Tensor, boxes: Tensor, box_owners: Tensor, early: bool) -> Tensor:
-    """Gated self-attention of GLIGEN's fuser, averaged over layers (Attention Refocusing, section 6).
+    """Gated self-attention of GLIGEN's fuser, averaged over layers (docs/methods/attention_refocusing.md, section 4).
 
     attention: [heads, pixels + grounding tokens, same]; boxes: bool [boxes, pixels] with the objects `box_owners`
     [boxes], whose number is also taken for that of their grounding token, as published. The strongest attention a
@@ -120,9 +177,12 @@ def grounding_loss(attention: Tensor, boxes: Tensor, box_owners: Tensor, early: 
 
 
 def _box_queries(attention: Tensor, boxes: Tensor) -> Tensor:
-    """Mean attention of a box's queries: [heads, pixels, keys] -> [heads, boxes, keys]; NaN, no gradient, if empty."""
+    """Mean attention of a box's queries: [..., pixels, keys], bool [..., boxes, pixels] -> [..., boxes, keys].
+
+    NaN and no gradient where a box is empty.
+    """
     weights = boxes.to(attention)
-    cells = weights.sum(1, keepdim=True)
+    cells = weights.sum(-1, keepdim=True)
     return torch.where(cells == 0, torch.nan, weights @ attention / cells.clamp(min=1))
 
 
@@ -184,25 +244,40 @@ class AttentionRefocusing(LayoutMethod):
             )
         return chosen
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
         """car * CAR + sar * SAR, not negative; the refinement rule reads the weakest maximum of a word in its box."""
-        size = self.map_size([m.layer for m in maps.layers])
-        attention = maps.mean_cross(size)
-        objects = self._objects(context)
-        words = resoftmax(attention, self.softmax_spans(context, None))
-        pieces = [(positions, o) for o, (groups, _) in enumerate(objects) for positions in groups]
-        prepared = smooth(token_means(words, [positions for positions, _ in pieces]))
-        boxes = on_device(torch.cat([self.cells(regions, size) for _, regions in objects]), prepared.device)
-        queries = boxes.flatten(1)
-        owners = torch.tensor([o for _, o in pieces])
-        box_owners = torch.tensor([o for o, (_, own) in enumerate(objects) for _ in own])
-        early = self._published_step(context) < EARLY_STEPS
-        terms = car_terms(prepared, owners, boxes, box_owners, early, self.release)
+        attention = self.attention(maps)
+        size = tuple(attention.shape[1:3])
+        placed = [(image, *own) for image, now in enumerate(contexts) for own in self._objects(now)]
+        words = resoftmax(attention, [self.softmax_spans(now, None) for now in contexts])
+        prepared = smooth(token_means(words, [(image, word) for image, groups, _ in placed for word in groups]))
+        boxes = self.cells([region for *_, regions in placed for region in regions], size)
+        objects = PlacedObjects(
+            Owners(tuple(image for image, *_ in placed), len(contexts)),
+            maps=tuple(number for number, (_, groups, _) in enumerate(placed) for _ in groups),
+            boxes=tuple(number for number, (*_, regions) in enumerate(placed) for _ in regions),
+        )
+        terms = car_terms(prepared, boxes, objects, self._published_step(contexts[0]) < EARLY_STEPS, self.release)
         loss = self.car * terms.total
         if self.sar:
-            leaks = [m.reduce(lambda p: sar_loss(p, queries, len(objects))) for m in maps.self_attention(size)]
-            loss = loss + self.sar * torch.stack(leaks).mean()
+            loss = loss + self.sar * self._leak(maps.self_attention(size), boxes, objects)
         return Evaluation(loss, monitor=terms.min_inside)
+
+    def _leak(self, layers: Sequence[LayerMap], boxes: Tensor, objects: PlacedObjects) -> Tensor:
+        """SAR of every image, a mean over layers: the sum over its boxes [boxes, height, width] by its objects."""
+        owners = objects.of_images(objects.boxes)
+        cells = owners.padded(boxes.flatten(1))[:, : owners.count].transpose(0, 1)
+        slots = [owners.images[:box].count(image) for box, image in enumerate(owners.images)]
+        losses = None
+        for layer in layers:
+            terms = layer.reduce(
+                lambda attention, images: sar_terms(attention, on_device(cells, attention.device)[images])
+            )
+            index = index_tensor(list(zip(owners.images, slots, strict=True)), terms.device)
+            loss = owners.sum(terms[index[:, 0], index[:, 1]])
+            losses = loss if losses is None else losses + loss
+        counts = torch.tensor([float(max(objects.images.images.count(i), 1)) for i in range(owners.count)])
+        return losses / len(layers) / on_device(counts.to(losses.dtype), losses.device)
 
     def _objects(self, context: Context) -> list[tuple[list[list[int]], tuple[Region, ...]]]:
         """Every word of the placed entities: the positions of each of its maps, and its regions."""
@@ -226,7 +301,7 @@ class AttentionRefocusing(LayoutMethod):
         return 0.0
 
     def refine(self, context: Context) -> Refinement:
-        """Move as often as the table allows, until every word fills its boxes or the loss is small (section 7).
+        """Move as often as the table allows, until every word fills its boxes or the loss is small.
 
         The values that are tested belong to the latents before their move.
         """
@@ -243,7 +318,7 @@ class AttentionRefocusing(LayoutMethod):
                 return
 
     def _table_row(self, context: Context) -> tuple[float, int]:
-        """Published scale of the loss and most moves in this step, 0 moves if it does not guide (sections 7, 9).
+        """Published scale of the loss and most moves in this step, 0 moves if it does not guide.
 
         Where the published code guides every fifth step, the first iteration at or after each of these does.
         """

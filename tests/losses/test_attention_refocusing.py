@@ -6,14 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncontrol.attention.maps import aggregate, resoftmax, smooth, token_means
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, LayerMap, smooth
 from attncontrol.layout import cell_masks
 from attncontrol.losses import AttentionRefocusing, Evaluation
-from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss
+from attncontrol.losses.attention_refocusing import grounding_loss
 from tests.golden import golden_cases
 from tests.layout.published import published_objects
-from tests.losses.inputs import attentions, gradient
+from tests.losses.inputs import attentions, evaluate, gradient, mean_cross
 from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling
+from tests.losses.single import car_terms, resoftmax, sar_loss, token_means
 
 PUBLISHED = {"edges": "truncate", "at_least_one": False}
 
@@ -27,13 +29,13 @@ def flat_boxes(case, size):
 
 def published_car(case, attention):
     groups = [[p] for own in case["inputs"]["object_positions"] for p in own]
-    owners = torch.tensor([o for o, own in enumerate(case["inputs"]["object_positions"]) for _ in own])
+    owners = [o for o, own in enumerate(case["inputs"]["object_positions"]) for _ in own]
     maps = token_means(resoftmax(attention, [slice(1, -1)]), groups)
     if case["kwargs"].get("smooth_att", True):
         maps = smooth(maps, case["kwargs"].get("kernel_size", 3), case["kwargs"].get("sigma", 0.5), padding=1)
     boxes, box_owners = flat_boxes(case, tuple(attention.shape[:2]))
     release = "v1" if case["kind"] == "car_v1" else "v2"
-    return car_terms(maps, owners, boxes, box_owners, case["inputs"]["t"] < 15, release)
+    return car_terms(maps, owners, boxes, box_owners.tolist(), case["inputs"]["t"] < 15, release)
 
 
 def leaves(case, prefix):
@@ -77,7 +79,9 @@ def test_published_car(case):
     layers = [case.tensor(name) for name in sorted(case.arrays) if name.startswith("layer_")]
     attention = case.tensor("cross" if "cross" in case else "cross_aggregated", requires_grad=True)
     if layers:
-        torch.testing.assert_close(aggregate(layers, tuple(attention.shape[:2])), attention.detach())
+        size = tuple(attention.shape[:2])
+        maps = [LayerMap(Layer(str(i), "up", True, size), own) for i, own in enumerate(layers)]
+        torch.testing.assert_close(mean_cross(AttentionMaps(tuple(maps)), size), attention.detach())
     terms, expected = published_car(case, attention), case["outputs"]
     for name, value in expected.items():
         assert getattr(terms, name).item() == close(value), name
@@ -206,7 +210,7 @@ def test_window():
 def test_weights_add_up():
     maps, now = denoiser_maps(), two_things()
     both, car, sar = (
-        AttentionRefocusing(car=c, sar=s).evaluate(captured(AttentionRefocusing(car=c, sar=s), maps), now).loss
+        evaluate(AttentionRefocusing(car=c, sar=s), captured(AttentionRefocusing(car=c, sar=s), maps), now).loss
         for c, s in ((0.5, 2), (1, 0), (0, 1))
     )
     torch.testing.assert_close(both, 0.5 * car + 2 * sar)
@@ -236,18 +240,17 @@ def test_bad_settings(settings_, message):
 def test_words_of_one_entity_do_not_repel_each_other():
     """Both words have the same box, so nothing of it is outside of either (section 10, Q4)."""
     maps, method = captured(AttentionRefocusing(sar=0), denoiser_maps()), AttentionRefocusing(sar=0)
-    prepared = smooth(token_means(resoftmax(maps.mean_cross((8, 8)), [slice(1, -1)]), [[1], [2]]))
-    objects = torch.tensor([0, 1])
-    terms = car_terms(prepared, objects, method.cells([LEFT, LEFT], (8, 8)), objects, early=True)
+    prepared = smooth(token_means(resoftmax(mean_cross(maps, (8, 8)), [slice(1, -1)]), [[1], [2]]))
+    terms = car_terms(prepared, [0, 1], method.cells([LEFT, LEFT], (8, 8)), [0, 1], early=True)
     assert terms.outside == 0
-    torch.testing.assert_close(terms.total, method.evaluate(maps, placed(([1, 2], [LEFT]))).loss)
+    torch.testing.assert_close(terms.total[0], evaluate(method, maps, placed(([1, 2], [LEFT]))).loss)
 
 
 def test_entity_without_box_takes_no_part():
     maps = denoiser_maps()
-    alone = AttentionRefocusing().evaluate(captured(AttentionRefocusing(), maps), placed(([1, 2], [LEFT]))).loss
+    alone = evaluate(AttentionRefocusing(), captured(AttentionRefocusing(), maps), placed(([1, 2], [LEFT]))).loss
     beside = placed(([1, 2], [LEFT]), ([4], []))
-    assert AttentionRefocusing().evaluate(captured(AttentionRefocusing(), maps), beside).loss == alone
+    assert evaluate(AttentionRefocusing(), captured(AttentionRefocusing(), maps), beside).loss == alone
 
 
 def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
@@ -255,11 +258,11 @@ def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
     default, gradients = loss_and_gradients(AttentionRefocusing(), maps, now)
     assert default.loss.isfinite() and all(g.isfinite().all() for g in gradients)
     reference = AttentionRefocusing(variant="reference")
-    assert reference.evaluate(captured(reference, maps), now).loss.isnan()
+    assert evaluate(reference, captured(reference, maps), now).loss.isnan()
     car_only = AttentionRefocusing(variant="reference", sar=0)
     filled = placed(([4], [RIGHT]))
-    inside = car_only.evaluate(captured(car_only, maps), now).monitor
-    torch.testing.assert_close(inside, car_only.evaluate(captured(car_only, maps), filled).monitor)
+    inside = evaluate(car_only, captured(car_only, maps), now).monitor
+    torch.testing.assert_close(inside, evaluate(car_only, captured(car_only, maps), filled).monitor)
 
 
 def test_the_reference_moves_for_the_other_boxes_where_one_is_empty():
@@ -276,7 +279,7 @@ def test_mask_acts_as_the_box_it_fills():
     mask[16:48, 8:32] = True
     method, maps = AttentionRefocusing(), denoiser_maps()
     by_mask, by_box = (
-        method.evaluate(captured(method, maps), placed(([1], [region]), ([4], [RIGHT]))).loss
+        evaluate(method, captured(method, maps), placed(([1], [region]), ([4], [RIGHT]))).loss
         for region in (mask, (0.125, 0.25, 0.5, 0.75))
     )
     assert by_mask == by_box
@@ -285,19 +288,18 @@ def test_mask_acts_as_the_box_it_fills():
 def test_pieces_of_a_word_are_averaged_or_separate_objects():
     maps, now = denoiser_maps(), placed(([[1, 2]], [LEFT]))
     default, reference = AttentionRefocusing(sar=0), AttentionRefocusing(sar=0, variant="reference")
-    words = resoftmax(captured(default, maps).mean_cross((8, 8)), [slice(1, -1)])
+    words = resoftmax(mean_cross(captured(default, maps), (8, 8)), [slice(1, -1)])
     for method, groups in ((default, [[1, 2]]), (reference, [[1], [2]])):
         prepared = smooth(token_means(words, groups))
         cells = method.cells([LEFT], (8, 8))
-        owners = torch.zeros(len(groups), dtype=torch.long)
-        terms = car_terms(prepared, owners, cells, torch.tensor([0]), True)
-        torch.testing.assert_close(method.evaluate(captured(method, maps), now).loss, terms.total)
+        terms = car_terms(prepared, [0] * len(groups), cells, [0], True)
+        torch.testing.assert_close(evaluate(method, captured(method, maps), now).loss, terms.total[0])
 
 
 def test_end_of_text_and_padding_stay_out_for_2x_text_encoders():
     maps, method = denoiser_maps(tokens=16), AttentionRefocusing(sar=0)
     plain, dropped = (
-        method.evaluate(captured(method, maps), placed(([1], [LEFT]), drop_padding=drop)).loss
+        evaluate(method, captured(method, maps), placed(([1], [LEFT]), drop_padding=drop)).loss
         for drop in (False, True)
     )
     assert plain != dropped
@@ -309,7 +311,7 @@ def test_nan_in_maps_does_not_raise(variant):
     with torch.no_grad():
         for m in maps.layers:
             m.probabilities[:, 3] = torch.nan
-    assert method.evaluate(captured(method, maps), two_things()).loss.isnan()
+    assert evaluate(method, captured(method, maps), two_things()).loss.isnan()
 
 
 layouts = st.lists(st.lists(boxes, min_size=1, max_size=3), min_size=1, max_size=3)
@@ -325,7 +327,7 @@ def test_bounds_gradients_and_order(regions, seed, release, index, data):
     most = 6 * count + 4 * count * len(regions) + count / 2 + count
     assert 0 <= result.loss <= most and 0 <= result.monitor <= 1 + 1e-5
     shuffled = [(words, data.draw(st.permutations(own))) for words, own in data.draw(st.permutations(entities))]
-    again = method.evaluate(captured(method, maps), placed(*shuffled, index=index))
+    again = evaluate(method, captured(method, maps), placed(*shuffled, index=index))
     torch.testing.assert_close(again.loss, result.loss)
 
 
@@ -333,8 +335,7 @@ def test_bounds_gradients_and_order(regions, seed, release, index, data):
 def test_one_object_has_no_outside_term(attention, box):
     size = tuple(attention.shape[:2])
     maps = smooth(token_means(resoftmax(attention, [slice(1, -1)]), [[1]]))
-    owner = torch.tensor([0])
-    terms = car_terms(maps, owner, cell_masks([box], size), owner, early=True)
+    terms = car_terms(maps, [0], cell_masks([box], size), [0], early=True)
     assert terms.outside == 0 and terms.max_outside == 0
     assert 0 <= terms.inside <= 6 and 0 <= terms.background <= 0.5 * (1 + 1e-5)
 
