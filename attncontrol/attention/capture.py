@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attncontrol.attention.maps import Deferred
+from attncontrol.attention.maps import EVERY, Deferred
 
 
 class ForwardTruncated(Exception):
@@ -232,16 +232,21 @@ def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, sca
 
 
 def deferred_probabilities(
-    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None, columns: slice = slice(None)
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None, columns: slice = EVERY
 ) -> Deferred:
     """The `attention_probabilities` of a batch, computed when asked for; of the keys only `columns` are shown."""
 
-    def compute(images: slice, queries: slice) -> Tensor:
-        own = mask
+    def compute(images: slice | Tensor, queries: slice) -> Tensor:
+        q, k, own = query, key, mask
         if own is not None:
-            own = own.expand(len(query), *own.shape[1:])[images]
-            own = own[..., queries, :] if own.shape[-2] > 1 else own
-        return attention_probabilities(query[images][..., queries, :], key[images], own, scale)[..., columns]
+            own = own.expand(len(query), *own.shape[1:])
+        if not isinstance(images, slice) or images != EVERY:
+            q, k, own = (None if x is None else x[images] for x in (q, k, own))
+        if queries != EVERY:
+            q = q[..., queries, :]
+            own = own[..., queries, :] if own is not None and own.shape[-2] > 1 else own
+        probabilities = attention_probabilities(q, k, own, scale)
+        return probabilities if columns == EVERY else probabilities[..., columns]
 
     return Deferred((*query.shape[:3], key.shape[2]), compute)
 

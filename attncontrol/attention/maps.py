@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attncontrol.attention.layers import PLACES, Layer, Size
 
+EVERY = slice(None)
 PIECE = 2**26  # most probabilities that are computed at a time where they are not kept: 256 MiB in float32
 
 
@@ -48,7 +49,7 @@ class LayerMap:
         Keys are text positions (cross-attention, start of text = 0) or pixels in row-major order (self-attention).
         Deferred ones are large and computed at every access: see `reduce`.
         """
-        return self.attention if isinstance(self.attention, Tensor) else self.attention.compute(*[slice(None)] * 2)
+        return self.attention if isinstance(self.attention, Tensor) else self.attention.compute(EVERY, EVERY)
 
     def reduce(self, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """function(probabilities, images) over all images, results joined along their first axis.
@@ -57,10 +58,10 @@ class LayerMap:
         and never kept.
         """
         if isinstance(self.attention, Tensor):
-            return function(self.attention, slice(0, len(self.attention)))
-        deferred, every = self.attention, slice(None)
+            return function(self.attention, EVERY)
+        deferred = self.attention
         pieces = _pieces(deferred.shape[0], math.prod(deferred.shape[1:]))
-        return _joined(lambda images: function(deferred.compute(images, every), images), pieces, 0)
+        return _joined(lambda images: function(deferred.compute(images, EVERY), images), pieces, 0)
 
     def head_sum(self) -> Tensor:
         """The sum of all head maps: [images, height * width, keys], deferred ones some queries at a time."""
@@ -71,7 +72,7 @@ class LayerMap:
         parts = [
             _joined(lambda q, rows=rows: deferred.compute(rows, q).sum(1), _pieces(queries, size * heads * keys), 1)
             for rows in _pieces(images, heads * queries * keys)
-            for size in [rows.stop - rows.start]
+            for size in [len(range(images)[rows])]
         ]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -79,6 +80,8 @@ class LayerMap:
 def _pieces(length: int, size: int) -> list[slice]:
     """Slices of 0 .. length whose parts, each of `size` numbers, stay below `PIECE` together, or have one part."""
     step = max(PIECE // size, 1)
+    if step >= length:
+        return [EVERY]
     return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 

@@ -74,28 +74,34 @@ def cell_mask(region: Region, size: Size, *, edges: Edges = "nearest", at_least_
     For a box see `cell_box`; coordinates outside 0..1 act as Python slice bounds do. A mask covers the cells of
     which it fills at least half, and with `at_least_one` the fullest one if there is none.
     """
-    if isinstance(region, Tensor):
-        share = F.adaptive_avg_pool2d(region.detach().cpu().float()[None, None], size)[0, 0]
-        mask = share >= 0.5
-        if at_least_one and not mask.any():
-            mask.view(-1)[share.argmax()] = True
-        return mask
-    x0, y0, x1, y1 = cell_box(region, size, edges=edges, at_least_one=at_least_one)
-    cells = np.zeros(size, dtype=bool)  # not a tensor: layouts of a whole batch are put on the maps in every round
-    cells[y0:y1, x0:x1] = True
-    return torch.from_numpy(cells)
+    return torch.from_numpy(_cells(region, size, edges, at_least_one))
 
 
 def cell_masks(
     regions: Sequence[Region], size: Size, *, edges: Edges = "nearest", at_least_one: bool = True
 ) -> Tensor:
     """`cell_mask` of several regions: bool [regions, height, width]; at least one region."""
-    cells = [cell_mask(region, size, edges=edges, at_least_one=at_least_one) for region in regions]
-    return torch.from_numpy(np.stack([mask.numpy() for mask in cells]))
+    return torch.from_numpy(np.stack([_cells(region, size, edges, at_least_one) for region in regions]))
 
 
-def cell_union(
-    regions: Sequence[Region], size: Size, *, edges: Edges = "nearest", at_least_one: bool = True
+def cell_unions(
+    places: Sequence[Sequence[Region]], size: Size, *, edges: Edges = "nearest", at_least_one: bool = True
 ) -> Tensor:
-    """The cells that any of several regions covers: bool [height, width]; at least one region."""
-    return torch.from_numpy(cell_masks(regions, size, edges=edges, at_least_one=at_least_one).numpy().any(0))
+    """The cells that any region of each place covers: bool [places, height, width]; at least one of both."""
+    return torch.from_numpy(
+        np.stack([np.any([_cells(r, size, edges, at_least_one) for r in own], axis=0) for own in places])
+    )
+
+
+def _cells(region: Region, size: Size, edges: Edges, at_least_one: bool) -> np.ndarray:
+    """`cell_mask` as an array: layouts of a whole batch are put on the maps in every round."""
+    if isinstance(region, Tensor):
+        share = F.adaptive_avg_pool2d(region.detach().cpu().float()[None, None], size)[0, 0].numpy()
+        mask = share >= 0.5
+        if at_least_one and not mask.any():
+            mask.flat[share.argmax()] = True
+        return mask
+    x0, y0, x1, y1 = cell_box(region, size, edges=edges, at_least_one=at_least_one)
+    cells = np.zeros(size, dtype=bool)
+    cells[y0:y1, x0:x1] = True
+    return cells

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attncontrol.attention.layers import Size
 from attncontrol.attention.maps import AttentionMaps, Owners, index_tensor, on_device, token_means
-from attncontrol.layout import cell_union
+from attncontrol.layout import cell_unions
 from attncontrol.losses.base import Context, Evaluation, option
 from attncontrol.losses.common import DecayingStep, SmoothedMaps, TokenSoftmax
 from attncontrol.losses.registry import register
@@ -144,7 +144,7 @@ class AStar(DecayingStep, TokenSoftmax, SmoothedMaps):
             if now.layout is not None:
                 regions = [now.layout.regions[number] for number in numbers]
                 chosen += [first + i for i, own in enumerate(regions) if own]
-                parts += [cell_union(own, size)[None] for own in regions if own]
+                parts += [cell_unions([own for own in regions if own], size)] if any(regions) else []
             elif now.carry is not None:
                 chosen += range(first, first + len(numbers))
                 parts.append(now.carry)

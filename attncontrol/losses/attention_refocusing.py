@@ -145,19 +145,38 @@ def _weights(early: bool, cases: Sequence[tuple[Tensor, float]], like: Tensor) -
     return weights.detach()
 
 
-def sar_terms(attention: Tensor, boxes: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class BoxQueries:
+    """Which queries belong to a box, and how much each weighs in the box's mean: [images, boxes, pixels].
+
+    `empty` [images, boxes] are boxes without any; their weights are 0.
+    """
+
+    weights: Tensor
+    outside: Tensor
+    empty: Tensor
+
+    @classmethod
+    def of(cls, boxes: Tensor, dtype: torch.dtype) -> BoxQueries:
+        """Those of boxes, bool [images, boxes, pixels]."""
+        cells = boxes.sum(-1, keepdim=True)
+        weights = boxes.to(dtype) / cells.clamp(min=1)
+        return cls(weights, (~boxes).to(dtype), cells[..., 0] == 0)
+
+
+def sar_leak(attention: Tensor, weights: Tensor, outside: Tensor) -> Tensor:
     """Self-attention refocusing of one layer, SAR (docs/methods/attention_refocusing.md, section 3).
 
     Args:
         attention: Probabilities [images, heads, pixels, pixels], rows are queries.
-        boxes: bool [images, boxes, pixels].
+        weights: See `BoxQueries`.
+        outside: Likewise.
 
     Returns:
         The attention that each box's pixels pay to pixels outside, a mean over pixels and heads, in 0..1:
-        [images, boxes]. An empty box gives NaN, as published, and the others their gradient.
+        [images, boxes]; 0 for an empty box.
     """
-    leak = _box_queries(attention, boxes[:, None]) * ~boxes[:, None]
-    return leak.sum(-1).mean(1)
+    return (weights @ attention.mean(1) * outside).sum(-1)
 
 
 def grounding_loss(attention: Tensor, boxes: Tensor, box_owners: Tensor, early: bool) -> Tensor:
@@ -260,24 +279,24 @@ class AttentionRefocusing(LayoutMethod):
         terms = car_terms(prepared, boxes, objects, self._published_step(contexts[0]) < EARLY_STEPS, self.release)
         loss = self.car * terms.total
         if self.sar:
-            loss = loss + self.sar * self._leak(maps.self_attention(size), boxes, objects)
+            loss = loss + self.sar * self._leak(maps.self_attention(size), boxes, objects, loss.device)
         return Evaluation(loss, monitor=terms.min_inside)
 
-    def _leak(self, layers: Sequence[LayerMap], boxes: Tensor, objects: PlacedObjects) -> Tensor:
+    def _leak(self, layers: Sequence[LayerMap], boxes: Tensor, objects: PlacedObjects, device: torch.device) -> Tensor:
         """SAR of every image, a mean over layers: the sum over its boxes [boxes, height, width] by its objects."""
         owners = objects.of_images(objects.boxes)
         cells = owners.padded(boxes.flatten(1))[:, : owners.count].transpose(0, 1)
         slots = [owners.images[:box].count(image) for box, image in enumerate(owners.images)]
-        losses = None
+        queries = BoxQueries.of(on_device(cells, device), torch.float32)
+        leak = None
         for layer in layers:
-            terms = layer.reduce(
-                lambda attention, images: sar_terms(attention, on_device(cells, attention.device)[images])
-            )
-            index = index_tensor(list(zip(owners.images, slots, strict=True)), terms.device)
-            loss = owners.sum(terms[index[:, 0], index[:, 1]])
-            losses = loss if losses is None else losses + loss
+            terms = layer.reduce(lambda p, images: sar_leak(p, queries.weights[images], queries.outside[images]))
+            leak = terms if leak is None else leak + terms
+        leak = torch.where(queries.empty, torch.nan, leak)  # as published; the others keep their gradient
+        index = index_tensor(list(zip(owners.images, slots, strict=True)), leak.device)
         counts = torch.tensor([float(max(objects.images.images.count(i), 1)) for i in range(owners.count)])
-        return losses / len(layers) / on_device(counts.to(losses.dtype), losses.device)
+        total = owners.sum(leak[index[:, 0], index[:, 1]] / len(layers))
+        return total / on_device(counts.to(total.dtype), total.device)
 
     def _objects(self, context: Context) -> list[tuple[list[list[int]], tuple[Region, ...]]]:
         """Every word of the placed entities: the positions of each of its maps, and its regions."""

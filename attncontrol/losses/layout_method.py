@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer, Size
-from attncontrol.layout import Region, cell_mask, cell_masks, cell_union
+from attncontrol.layout import Region, cell_mask, cell_masks, cell_unions
 from attncontrol.layout.regions import Edges
 from attncontrol.losses.base import Context, Method
 from attncontrol.prompt.structure import Entity
@@ -63,6 +61,4 @@ class LayoutMethod(Method):
 
     def unions(self, regions: Sequence[Sequence[Region]], size: Size) -> Tensor:
         """The cells of every entity's regions together: bool [entities, height, width]; at least one entity."""
-        repair = self.variant == "default"
-        unions = [cell_union(own, size, edges=self._edges, at_least_one=repair).numpy() for own in regions]
-        return torch.from_numpy(np.stack(unions))
+        return cell_unions(regions, size, edges=self._edges, at_least_one=self.variant == "default")

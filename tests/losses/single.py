@@ -94,7 +94,9 @@ def car_terms(
 
 def sar_loss(attention: Tensor, boxes: Tensor, objects: int) -> Tensor:
     """A scalar from [heads, pixels, pixels] and boxes [boxes, pixels]: the sum over boxes by the number of objects."""
-    return attention_refocusing.sar_terms(attention[None], boxes[None]).sum() / objects
+    queries = attention_refocusing.BoxQueries.of(boxes[None], attention.dtype)
+    leak = attention_refocusing.sar_leak(attention[None], queries.weights, queries.outside)
+    return torch.where(queries.empty, torch.nan, leak).sum() / objects
 
 
 def layout_guidance_loss(attention: Tensor, objects: Sequence[Sequence[int]], masks: Tensor) -> Tensor:
