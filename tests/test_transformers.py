@@ -135,9 +135,9 @@ def test_the_maps_are_softmaxes_over_all_keys_and_the_forward_is_not_changed(pip
     pass_ = GuidedPass(family, call, layers)
     with pass_.run(pass_.start, range(pass_.images)) as (leaf, maps):
         total = 0
-        for layer in maps[0].layers:
+        for layer in maps.layers:
             probabilities = layer.probabilities
-            assert probabilities.shape[1] == 64 and (probabilities >= 0).all()
+            assert probabilities.shape[2] == 64 and (probabilities >= 0).all()
             assert (probabilities.sum(-1) <= 1 + 1e-5).all()
             total = total + probabilities[..., 2].square().sum()
         gradient = torch.autograd.grad(total, leaf)[0]
@@ -159,7 +159,7 @@ def test_moving_a_latent_moves_the_query_of_its_patch_and_no_other(pipe):
             else:
                 latents[0, :, 6:8, 10:12] += 1
         with torch.no_grad(), pass_.run(latents, [0]) as (_, maps):
-            text = maps[0].layers[0].probabilities
+            text = maps.layers[0].probabilities[0]
             scores.append(text / text.sum(-1, keepdim=True))  # over the text alone: other image keys drop out
     changed = (scores[0] - scores[1]).abs().amax((0, 2)) > 1e-6
     assert changed.nonzero().flatten().tolist() == [8 * 3 + 5]

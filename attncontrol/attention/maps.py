@@ -60,8 +60,11 @@ class LayerMap:
         if isinstance(self.attention, Tensor):
             return function(self.attention, EVERY)
         deferred = self.attention
-        pieces = _pieces(deferred.shape[0], math.prod(deferred.shape[1:]))
-        return _joined(lambda images: function(deferred.compute(images, EVERY), images), pieces, 0)
+
+        def reduced(images: slice) -> Tensor:
+            return function(deferred.compute(images, EVERY), images)
+
+        return _joined(reduced, _pieces(deferred.shape[0], math.prod(deferred.shape[1:])), 0)
 
     def head_sum(self) -> Tensor:
         """The sum of all head maps: [images, height * width, keys], deferred ones some queries at a time."""
@@ -69,11 +72,13 @@ class LayerMap:
             return self.attention.sum(1)
         deferred = self.attention
         images, heads, queries, keys = deferred.shape
-        parts = [
-            _joined(lambda q, rows=rows: deferred.compute(rows, q).sum(1), _pieces(queries, size * heads * keys), 1)
-            for rows in _pieces(images, heads * queries * keys)
-            for size in [len(range(images)[rows])]
-        ]
+        parts = []
+        for rows in _pieces(images, heads * queries * keys):
+
+            def summed(some: slice, rows: slice = rows) -> Tensor:
+                return deferred.compute(rows, some).sum(1)
+
+            parts.append(_joined(summed, _pieces(queries, len(range(images)[rows]) * heads * keys), 1))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
@@ -173,12 +178,8 @@ class Owners:
         """
         columns = self.padded(values, -math.inf)[:, : self.count]
         largest = columns.gather(0, columns.argmax(0, keepdim=True))[0]
-        return torch.where(self.present(values.device), largest, none)
-
-    def present(self, device: torch.device) -> Tensor:
-        """Which images have any entry: bool [images]."""
-        own = set(self.images)
-        return on_device(torch.tensor([image in own for image in range(self.count)]), device)
+        missing = [image not in self.images for image in range(self.count)]
+        return largest.masked_fill(on_device(torch.tensor(missing), values.device), none) if any(missing) else largest
 
 
 def resoftmax(attention: Tensor, spans: Sequence[Sequence[slice]], scale: float | Tensor = 100.0) -> Tensor:
@@ -193,11 +194,9 @@ def resoftmax(attention: Tensor, spans: Sequence[Sequence[slice]], scale: float 
         for number, span in enumerate(own):
             inside[number, image, ..., span] = True
     scaled, lowest = attention * scale, torch.finfo(attention.dtype).min
-    total = None
-    for mask in on_device(torch.from_numpy(inside), attention.device):
-        part = scaled.masked_fill(~mask, lowest).softmax(-1) * mask
-        total = part if total is None else total + part
-    return total
+    masks = on_device(torch.from_numpy(inside), attention.device).unbind()
+    parts = [scaled.masked_fill(~mask, lowest).softmax(-1) * mask for mask in masks]
+    return sum(parts[1:], parts[0])
 
 
 def token_means(attention: Tensor, groups: Sequence[tuple[int, Sequence[int]]]) -> Tensor:

@@ -42,22 +42,6 @@ SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
 
 
 @dataclass(frozen=True)
-class CarTerms:
-    """Cross-attention refocusing of every image [images], each term already divided by its number of objects."""
-
-    inside: Tensor
-    outside: Tensor
-    background: Tensor
-    min_inside: Tensor
-    max_outside: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """The loss."""
-        return self.inside + self.outside + self.background
-
-
-@dataclass(frozen=True)
 class PlacedObjects:
     """Objects of all images with their maps and boxes: which image an object, which object a map or a box belongs to.
 
@@ -83,6 +67,36 @@ class PlacedObjects:
         ]
         own = [(m, b) for m, b in near if self.maps[m] == self.boxes[b]]
         return own, [(m, b) for m, b in near if self.maps[m] != self.boxes[b]]
+
+
+@dataclass(frozen=True)
+class CarTerms:
+    """Cross-attention refocusing of every image [images], each term already divided by its number of objects.
+
+    `maxima` are those of the maps in their own boxes and in the boxes of others, with the image of each.
+    """
+
+    inside: Tensor
+    outside: Tensor
+    background: Tensor
+    maxima: tuple[tuple[Owners, Tensor], tuple[Owners, Tensor]]
+
+    @property
+    def total(self) -> Tensor:
+        """The loss."""
+        return self.inside + self.outside + self.background
+
+    @property
+    def min_inside(self) -> Tensor:
+        """The weakest maximum of a map in one of its boxes: [images], a constant."""
+        owners, maxima = self.maxima[0]
+        return -owners.largest(-maxima.detach(), none=-torch.inf)
+
+    @property
+    def max_outside(self) -> Tensor:
+        """The strongest maximum of a map in a box of another object: [images], a constant, 0 without any."""
+        owners, maxima = self.maxima[1]
+        return owners.largest(maxima.detach())
 
 
 def car_terms(maps: Tensor, boxes: Tensor, objects: PlacedObjects, early: bool, release: Release = "v2") -> CarTerms:
@@ -112,16 +126,17 @@ def car_terms(maps: Tensor, boxes: Tensor, objects: PlacedObjects, early: bool, 
         inside_weights = _weights(early, ((inside < 0.1, 6.0), (inside < 0.2, 1.0)), inside)
         outside_weights = _weights(early, ((outside > 0.15, 4.0), (outside > 0.1, 1.0)), outside)
     of_own, of_other = (objects.of_images([objects.maps[m] for m, _ in pairs]) for pairs in (own, other))
-    counts = torch.tensor([objects.images.images.count(image) for image in range(objects.images.count)])
-    counts = on_device(counts.clamp(min=1).to(maps.dtype), maps.device)
-    halves = on_device(torch.tensor([objects.boxes.count(n) / 2 for n in objects.maps]).to(maps.dtype), maps.device)
-    return CarTerms(
-        inside=of_own.sum(inside_weights * (1 - inside)) / counts,
-        outside=of_other.sum(outside_weights * outside) / counts,
-        background=objects.of_images(objects.maps).sum(halves * nowhere.amax((-2, -1))) / counts,
-        min_inside=-of_own.largest(-inside.detach(), none=-torch.inf),
-        max_outside=of_other.largest(outside.detach()),
+    of_maps = objects.of_images(objects.maps)
+    halves = torch.tensor([objects.boxes.count(number) / 2 for number in objects.maps], dtype=maps.dtype)
+    background = on_device(halves, maps.device) * nowhere.amax((-2, -1))
+    terms = torch.cat([inside_weights * (1 - inside), outside_weights * outside, background])
+    count = of_own.count  # one reduction for all three: the terms of a kind follow those of another
+    kinds = Owners(
+        (*of_own.images, *(count + i for i in of_other.images), *(2 * count + i for i in of_maps.images)), 3 * count
     )
+    counts = torch.tensor([max(objects.images.images.count(image), 1) for image in range(count)], dtype=maps.dtype)
+    parts = kinds.sum(terms).reshape(3, count) / on_device(counts, maps.device)
+    return CarTerms(*parts.unbind(), maxima=((of_own, inside), (of_other, outside)))
 
 
 def _any(cells: np.ndarray, owners: Sequence[int], owner: int) -> np.ndarray:
@@ -132,9 +147,9 @@ def _any(cells: np.ndarray, owners: Sequence[int], owner: int) -> np.ndarray:
 def _maxima(maps: Tensor, boxes: Tensor, pairs: Sequence[tuple[int, int]], empty: float) -> Tensor:
     """The maximum of the map in the box of every pair, `empty` where a box is: [pairs]."""
     first, second = index_tensor(pairs, maps.device).reshape(-1, 2).T
-    cells = on_device(boxes, maps.device)[second]
-    maxima = maps[first].masked_fill(~cells, -torch.inf).amax((-2, -1))
-    return torch.where(cells.any(-1).any(-1), maxima, empty)
+    maxima = maps[first].masked_fill(~on_device(boxes, maps.device)[second], -torch.inf).amax((-2, -1))
+    missing = [not boxes.numpy()[box].any() for _, box in pairs]
+    return maxima.masked_fill(on_device(torch.tensor(missing), maps.device), empty) if any(missing) else maxima
 
 
 def _weights(early: bool, cases: Sequence[tuple[Tensor, float]], like: Tensor) -> Tensor:

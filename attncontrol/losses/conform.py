@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -119,6 +119,7 @@ class Conform(DecayingStep, SmoothedMaps):
     def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
         """The contrastive loss; 0 for an image without positive or negative pairs."""
         attention = self.attention(maps)
+        losses: dict[str, Callable[[Tensor, Tensor], Tensor]]
         losses = {"ntxent": partial(nt_xent_loss, temperature=self.temperature), "contrastive": contrastive_loss}
         embeddings, labels = self.embeddings(attention, contexts)
         chosen = [self._loss_of(now) for now in contexts]

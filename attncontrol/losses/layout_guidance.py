@@ -82,15 +82,13 @@ class LayoutGuidance(LayoutMethod):
         positions = [(image, number, i) for number, (image, e, _) in enumerate(placed) for i in e.token_indices]
         objects = Owners(tuple(image for image, *_ in placed), len(contexts))
         tokens = Owners(tuple(number for _, number, _ in positions), len(placed))
-        layers = maps.cross()
-        loss = None
-        for layer in layers:
+        losses = []
+        for layer in maps.cross():
             masks = self.unions([regions for *_, regions in placed], layer.layer.size).flatten(1)
             attention = layer.probabilities
             terms = layout_guidance_terms(attention, positions, on_device(masks, attention.device))
-            total = objects.mean(tokens.mean(terms))
-            loss = total if loss is None else loss + total
-        return Evaluation(loss / len(layers))
+            losses.append(objects.mean(tokens.mean(terms)))
+        return Evaluation(sum(losses[1:], losses[0]) / len(losses))
 
     def focus(self, context: Context) -> list[list[int]]:
         """Every entity's token positions, modifiers first."""

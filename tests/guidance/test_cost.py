@@ -79,18 +79,18 @@ def test_maps_of_pixels_by_pixels_are_not_kept(low_memory):
         kept.add(tuple(tensor.shape[-2:]))
         return tensor
 
-    def spread(probabilities):
-        return (probabilities**2).sum()
+    def spread(probabilities, images=None):
+        return (probabilities**2).sum()[None]
 
     for deferred in (True, False):
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor) if deferred else nullcontext(),
             pass_.run(pass_.start, [0]) as (leaf, maps),
         ):
-            own = maps[0].self_attention()
+            own = maps.self_attention()
             losses = [m.reduce(spread) if deferred else spread(m.probabilities) for m in own]
             gradients.append(torch.autograd.grad(torch.stack(losses).sum(), leaf)[0])
-    assert own[0].probabilities.shape == (4, 256, 256)
+    assert own[0].probabilities.shape == (1, 4, 256, 256)
     assert kept and (256, 256) not in kept
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
     assert gradients[0].abs().max() > 1e-4
