@@ -148,7 +148,8 @@ def _maxima(maps: Tensor, boxes: Tensor, pairs: Sequence[tuple[int, int]], empty
     """The maximum of the map in the box of every pair, `empty` where a box is: [pairs]."""
     first, second = index_tensor(pairs, maps.device).reshape(-1, 2).T
     maxima = maps[first].masked_fill(~on_device(boxes, maps.device)[second], -torch.inf).amax((-2, -1))
-    missing = [not boxes.numpy()[box].any() for _, box in pairs]
+    filled = boxes.numpy().any((1, 2))
+    missing = [not filled[box] for _, box in pairs]
     return maxima.masked_fill(on_device(torch.tensor(missing), maps.device), empty) if any(missing) else maxima
 
 
@@ -157,7 +158,7 @@ def _weights(early: bool, cases: Sequence[tuple[Tensor, float]], like: Tensor) -
     weights = torch.full_like(like, float(early))
     for condition, value in reversed(cases):
         weights = torch.where(condition, value, weights)
-    return weights.detach()
+    return weights
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,8 @@ class AttentionRefocusing(LayoutMethod):
         for layer in layers:
             terms = layer.reduce(lambda p, images: sar_leak(p, queries.weights[images], queries.outside[images]))
             leak = terms if leak is None else leak + terms
-        leak = torch.where(queries.empty, torch.nan, leak)  # as published; the others keep their gradient
+        if not boxes.numpy().any((1, 2)).all():  # NaN, as published; the others keep their gradient
+            leak = torch.where(queries.empty, torch.nan, leak)
         index = index_tensor(list(zip(owners.images, slots, strict=True)), leak.device)
         counts = torch.tensor([float(max(objects.images.images.count(i), 1)) for i in range(owners.count)])
         total = owners.sum(leak[index[:, 0], index[:, 1]] / len(layers))
