@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from apps.prompt_parser import vocabulary as v
+from apps.prompt_parser.inflection import ing_form, past_forms, plural
 from apps.prompt_parser.trees import Node
-from apps.prompt_parser.vocabulary import Vocabulary, ing_form, past_forms, plural
+from apps.prompt_parser.vocabulary import Vocabulary
 
 
 class NounPhrases:
@@ -87,7 +88,7 @@ class NounPhrases:
         elif r < 0.84 and many:
             if self.chance(0.15):
                 node.before("det", Node("the", "DT"))
-            node.before("nummod", Node(self.pick(v.NUMERALS), "CD"))
+            node.before("nummod", self.number())
         elif r < 0.87 and many:
             node.before("amod", Node(self.pick(["several", "many", "few", "various", "multiple"]), "JJ"))
         elif r < 0.9:
@@ -98,6 +99,18 @@ class NounPhrases:
             owner = self.name() if self.chance(0.2) else self.simple_np(owners=False)
             mark = "'" if owner.word.endswith("s") and self.chance(0.5) else "'s"
             node.before("poss", owner.add("case", Node(mark, "POS")))
+
+    def number(self) -> Node:
+        """ "seven", "12", "twenty-four", "a dozen", "two hundred"."""
+        r = self.rng.random()
+        if r < 0.8:
+            return Node(self.pick(v.NUMERALS), "CD")
+        if r < 0.86:
+            return Node(f"{self.pick(v.TENS)}-{self.pick(['one', *v.SMALL_NUMBERS[:8]])}", "CD")
+        large = Node(self.pick(["dozen", "dozen", "hundred", "thousand", "million"]), "CD")
+        if large.word != "dozen" and self.chance(0.4):
+            return large.before("nummod", Node(self.pick(v.NUMERALS), "CD"))
+        return large.before("det", Node("a", "DT"))
 
     def fix_article(self, node: Node) -> None:
         """a or an before the next word; some clash, as in published prompts."""
@@ -137,7 +150,7 @@ class NounPhrases:
 
     def noun_coordination(self, node: Node) -> None:
         """ "a wood and metal desk", "a ham and egg sandwich"."""
-        table = {"material": v.MATERIALS, "food": v.FOODS}.get(self.weighted({"material": 60, "food": 25, "any": 15}))
+        table = {"material": v.MATERIALS, "food": v.FOODS}.get(self.weighted({"material": 64, "food": 32, "any": 4}))
         first, second = (Node(self.pick(table) if table else self.words.noun(), "NN") for _ in range(2))
         node.before("nmod", first.add("cc", Node("and", "CC")).add("conj", second))
 

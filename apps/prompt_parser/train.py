@@ -36,7 +36,7 @@ TOK2VEC = {
         "@architectures": "spacy.MultiHashEmbed.v2",
         "width": 64,
         "attrs": ["LOWER", "NORM", "PREFIX", "SUFFIX", "SHAPE"],
-        "rows": [1500, 1000, 300, 1000, 300],
+        "rows": [1700, 600, 100, 1000, 100],
         "include_static_vectors": False,
     },
     "encode": {
@@ -44,7 +44,7 @@ TOK2VEC = {
         "width": 64,
         "window_size": 1,
         "maxout_pieces": 3,
-        "depth": 3,
+        "depth": 4,
     },
 }
 LISTENER = {"@architectures": "spacy.Tok2VecListener.v1", "width": 64, "upstream": "*"}
@@ -68,9 +68,9 @@ META = {
 PARTS_OF_SPEECH = {
     "ADJ": ("JJ",), "ADP": ("IN", "RP"), "ADV": ("RB",), "CCONJ": ("CC",), "DET": ("DT",), "NOUN": ("NN", "NNS"),
     "NUM": ("CD",), "PART": ("POS", "TO"), "PRON": ("PRP", "PRP$", "WDT", "WP$", "EX"), "PROPN": ("NNP",),
-    "PUNCT": (",", "."), "VERB": ("VB", "VBZ", "VBP", "VBG", "VBN"),
+    "PUNCT": (",", "."), "VERB": ("VB", "VBZ", "VBP", "VBD", "VBG", "VBN"),
 }  # fmt: skip
-SOURCES = ("trees", "vocabulary", "noun_phrases", "clauses", "grammar")
+SOURCES = ("trees", "vocabulary", "inflection", "noun_phrases", "clauses", "scenes", "grammar")
 BE = ("is", "are", "was", "were", "be", "been", "being", "am", "'re")
 
 
@@ -148,7 +148,7 @@ def train(wordnet: Path, seed: int, output: Path, rounds: int, size: int, peak: 
     nlp = spacy.load(start) if start else blank_pipeline()
     held = list(examples(nlp, held_grammar, 500))
     if not start:
-        first = list(examples(nlp, held_grammar, 2000))
+        first = list(examples(nlp, held_grammar, 5000))
         nlp.initialize(lambda: first)
         add_parts_of_speech(nlp)
     rates = learning_rates(peak, rounds * size // batch)

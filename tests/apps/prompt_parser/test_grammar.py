@@ -3,8 +3,8 @@
 import pytest
 
 from apps.prompt_parser.grammar import Grammar, drop_articles
+from apps.prompt_parser.inflection import ing_form, past_forms, plural, third_person
 from apps.prompt_parser.trees import Node, flatten
-from apps.prompt_parser.vocabulary import ing_form, past_forms, plural, third_person
 from tests.apps.prompt_parser.wordnet import write_wordnet
 
 
