@@ -262,4 +262,4 @@ class Clauses(NounPhrases):
 
 def many(noun: Node) -> bool:
     """Whether a noun phrase takes a plural verb."""
-    return noun.tag == "NNS" or any(label == "conj" for label, _ in noun.right)
+    return noun.tag == "NNS" or any(label in ("conj", "appos") for label, _ in noun.right)

@@ -6,7 +6,7 @@ from apps.prompt_parser import vocabulary as v
 from apps.prompt_parser.clauses import many
 from apps.prompt_parser.inflection import ing_form
 from apps.prompt_parser.scenes import Scenes
-from apps.prompt_parser.trees import Node, Sample, flatten
+from apps.prompt_parser.trees import Node, Sample, attach_low, flatten
 
 
 class Grammar(Scenes):
@@ -15,7 +15,7 @@ class Grammar(Scenes):
     def sample(self) -> Sample:
         """One prompt of one to four sentences or fragments, lower-cased."""
         roots = [self.prompt()]
-        while self.chance(0.12) and len(roots) < 4:
+        while self.chance(0.08) and len(roots) < 4:
             roots.append(self.prompt())
         for root in roots[:-1]:
             root.add("punct", Node(self.pick([".", ".", ".", ";", "!"]), "."))
@@ -27,15 +27,15 @@ class Grammar(Scenes):
         if self.chance(0.08):
             for root in roots:
                 drop_articles(root)
-        return flatten(roots)
+        return flatten([attach_low(root) for root in roots])
 
     def prompt(self) -> Node:
         """One sentence or fragment."""
         kinds = {
             self.fragment: 26, self.pair: 16, self.copular: 11, self.two_clauses: 6, self.there_is: 4,
-            self.finite: 18, self.depiction: 8, self.progressive: 6, self.passive: 4, self.no_entity: 2,
-            self.style_tail: 7, self.relative_prompt: 6, self.pronoun_clause: 2, self.joined: 7, self.scene: 12,
-            self.possession: 4, self.tags: 9, self.fronted: 2,
+            self.finite: 20, self.depiction: 8, self.progressive: 6, self.passive: 4, self.no_entity: 2,
+            self.style_tail: 7, self.relative_prompt: 6, self.pronoun_clause: 2, self.joined: 6, self.scene: 12,
+            self.possession: 4, self.tags: 9, self.fronted: 3,
         }  # fmt: skip
         return self.weighted(kinds)()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from apps.prompt_parser import vocabulary as v
 from apps.prompt_parser.inflection import ing_form, past_forms, plural
-from apps.prompt_parser.trees import Node
+from apps.prompt_parser.trees import NOUNS, Node
 from apps.prompt_parser.vocabulary import Vocabulary
 
 
@@ -59,7 +59,10 @@ class NounPhrases:
         return node
 
     def join(self, nodes: list[Node]) -> Node:
-        """Coordination with commas, "and", or both: each member hangs on the one before it."""
+        """Coordination with commas, "and", or both: each member hangs on the one before it.
+
+        Behind a mere comma a noun is "appos", as in a list of tags: nobody knows yet whether an "and" will follow.
+        """
         always_and = len(nodes) > 2 and self.chance(0.2)
         only_comma = self.chance(0.05)
         oxford = self.chance(0.3)
@@ -68,9 +71,10 @@ class NounPhrases:
             comma = only_comma or not last or (len(nodes) > 2 and oxford)
             if comma and not always_and:
                 left.add("punct", Node(",", ","))
-            if always_and or (last and not only_comma):
+            joined = always_and or (last and not only_comma)
+            if joined:
                 left.add("cc", Node(self.weighted({"and": 92, "or": 4, "&": 2, "plus": 1}), "CC"))
-            left.add("conj", right)
+            left.add("conj" if joined or right.tag not in NOUNS else "appos", right)
         return nodes[0]
 
     def determine(self, node: Node, many: bool, det: str | None, owners: bool) -> None:
@@ -128,7 +132,7 @@ class NounPhrases:
             node.before("amod", self.adjective_phrase())
         elif r < 0.75:
             self.adjective_list(node)
-        elif r < 0.8:
+        elif r < 0.81:
             self.noun_coordination(node)
         else:
             for _ in range(self.weighted({0: 60, 1: 35, 2: 5})):

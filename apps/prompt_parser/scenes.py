@@ -13,16 +13,13 @@ class Scenes(Clauses):
     def joined(self) -> Node:
         """ "a cup and saucer on a table", "a mother and child waiting at a bus stop", "the cat and dog slept"."""
         pair = self.bare_pair(2)
-        last = pair
-        while any(label == "conj" for label, _ in last.right):
-            last = next(child for label, child in last.right if label == "conj")
         r = self.rng.random()
         if r < 0.35:
-            self.attach_place(last, 1)
+            self.attach_place(pair, 1)
         elif r < 0.5:
-            last.add("acl", self.verb_phrase("VBG", 1))
+            pair.add("acl", self.verb_phrase("VBG", 1))
         elif r < 0.6:
-            last.add("acl", self.participle_phrase(1))
+            pair.add("acl", self.participle_phrase(1))
         elif r < 0.75:
             return self.verb_phrase(self.pick(["VBP", "VBD"]), 1).before("nsubj", pair)
         elif r < 0.82:
@@ -32,7 +29,9 @@ class Scenes(Clauses):
     def scene(self) -> Node:
         """ "a boy in a green sweater feeding bread to ducks", "a man wearing a vest leads a cow to a barn"."""
         actor = self.bare_pair(3) if self.chance(0.08) else self.np(3)
-        if self.chance(0.9):
+        for _ in range(self.weighted({0: 10, 1: 68, 2: 22})):
+            if self.chance(0.06):
+                actor.add("punct", Node(",", ","))
             self.describe(actor)
         r = self.rng.random()
         if r < 0.68:
@@ -98,10 +97,15 @@ class Scenes(Clauses):
         return verb
 
     def fronted(self) -> Node:
-        """ "on the table there is a red cup", "behind the barn, a dog sleeps"."""
-        if self.chance(0.4):
+        """ "on the table there is a red cup", "behind the barn, a dog sleeps", "beside it stands a horse"."""
+        r = self.rng.random()
+        if r < 0.3:
             thing = self.np(3)
             clause = Node("are" if many(thing) else "is", "VBZ").before("expl", Node("there", "EX")).add("attr", thing)
+        elif r < 0.55:
+            subject = self.np(3)
+            tag = self.tense(subject)
+            clause = Node(self.inflect(self.pick(v.INTRANSITIVE), tag), tag).add("nsubj", subject)
         else:
             subject = self.np(3)
             clause = self.verb_phrase(self.tense(subject), 1).before("nsubj", subject)

@@ -30,7 +30,8 @@ SHADES = words("light dark bright pale deep vivid soft dull neon pastel hot")
 MATERIALS = words(
     """wood metal glass stone leather plastic paper cardboard brick steel iron cotton silk wool velvet marble concrete
     ceramic porcelain bamboo wicker clay rubber denim lace straw crystal gold silver bronze copper chrome granite
-    felt fur oak pine tin linen satin nylon vinyl chocolate ice"""
+    felt fur oak pine tin linen satin nylon vinyl chocolate ice brass titanium aluminum slate terracotta suede tweed
+    burlap cork wax sandstone mahogany walnut ebony rattan quartz jade pearl"""
 )
 ADJECTIVES = words(
     """big small large little tiny huge tall short long giant massive old new young ancient modern vintage antique cute
@@ -165,7 +166,11 @@ TWO_FACED = words(
     oval metal plaid light glass drink drawing saw watch fly bat park water paint stamp cook guide guard iron plant
     duck swallow seal ring play dance walk dress bow"""
 )
-FOODS = words("bread butter cheese tomato ham egg salt pepper lemon herb rice bean chicken mushroom apple cream milk")
+FOODS = words(
+    """bread butter cheese tomato ham egg salt pepper lemon herb rice bean chicken mushroom apple cream milk bacon
+    sausage onion garlic ginger honey sugar cinnamon oil vinegar peanut jelly strawberry banana chocolate vanilla
+    lettuce beef turkey tuna potato spinach lime mint olive"""
+)
 NAMES = words(
     """emma john mary paris london tokyo eiffel einstein obama batman superman spiderman mario pikachu harry potter
     elsa venice rome egypt brooklyn manhattan disney pixar tesla ferrari volkswagen nike coca-cola monet picasso
@@ -254,7 +259,7 @@ LINKED = phrases(
 GIVING = words("feed give hand show throw pass offer bring sell serve teach read toss send lend deliver pour")
 COMPARATIVES = words("larger smaller bigger taller shorter older younger darker brighter longer wider heavier newer")
 CONJUNCTIONS = words("while while as as when because until before after where")
-DETERMINERS = words("this that some another each no these any")
+DETERMINERS = words("this that some another each no these any every all both")
 SMALL_NUMBERS = words("two three four five six seven eight nine ten eleven twelve")
 TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
 NUMERALS = [
@@ -308,9 +313,9 @@ class Vocabulary:
         r = self.rng.random()
         if r < 0.03:
             return self.rng.choice(TWO_FACED)
-        if r < 0.6:
+        if r < 0.67:
             return self.rng.choice(self.rng.choices((ANIMALS, THINGS, PEOPLE, BODY), (25, 50, 20, 5))[0])
-        if r < 0.9:
+        if r < 0.92:
             return self.wordnet(self.rng.choices(list(NOUN_FILES), list(NOUN_FILES.values()))[0])
         return self.made_up()
 
