@@ -174,8 +174,9 @@ class Clauses(NounPhrases):
     def give(self, node: Node, tag: str, depth: int) -> None:
         """ "feeding bread to the ducks", "pours wine for a guest", "handed the girl a rose"."""
         node.word = self.inflect(self.pick(v.GIVING), tag)
-        if self.chance(0.12):
-            node.add("dative", self.np(3)).add("dobj", self.np(3, det="a"))
+        if self.chance(0.08):
+            receiver = self.np(3, det="").before_all("det", Node("the", "DT"))
+            node.add("dobj", receiver).add("dobj", self.np(3, det="a"))
             return
         node.add("dobj", self.bare_pair(3) if self.chance(0.1) else self.np(3, det=self.pick([None, ""])))
         preposition = self.pick(["to", "to", "to", "for", "into", "onto", "at", "from", "with"])
@@ -197,7 +198,7 @@ class Clauses(NounPhrases):
             clause = self.verb_phrase(self.tense(subject), depth).before("nsubj", subject)
             node.add("advcl", clause.before_all("mark", Node(self.pick(v.CONJUNCTIONS), "IN")))
         else:
-            node.add("xcomp", self.verb_phrase("VB", depth).before("aux", Node("to", "TO")))
+            node.add("advcl", self.verb_phrase("VB", depth).before("aux", Node("to", "TO")))
 
     def tense(self, subject: Node) -> str:
         """The tag of a verb for a subject: past, or present in its number."""

@@ -34,7 +34,7 @@ class Grammar(Scenes):
         kinds = {
             self.fragment: 26, self.pair: 16, self.copular: 11, self.two_clauses: 6, self.there_is: 4,
             self.finite: 20, self.depiction: 8, self.progressive: 6, self.passive: 4, self.no_entity: 2,
-            self.style_tail: 7, self.relative_prompt: 6, self.pronoun_clause: 2, self.joined: 6, self.scene: 12,
+            self.style_tail: 7, self.relative_prompt: 8, self.pronoun_clause: 2, self.joined: 6, self.scene: 12,
             self.possession: 4, self.tags: 9, self.fronted: 3,
         }  # fmt: skip
         return self.weighted(kinds)()
@@ -51,6 +51,8 @@ class Grammar(Scenes):
     def subject(self) -> Node:
         if self.chance(0.1):
             return self.bare_pair(2)
+        if self.chance(0.08):
+            return self.np(3).add("relcl", self.relative_clause(3))
         return self.phrase(1) if self.chance(0.2) else self.np(2 if self.chance(0.6) else 1)
 
     def copular(self) -> Node:

@@ -37,7 +37,15 @@ class NounPhrases:
         many = self.chance(0.3)
         node = Node(self.noun(many), "NNS" if many else "NN")
         self.determine(node, many, det, owners)
-        self.modify(node)
+        if self.chance(0.05):
+            *first, last = self.pick(v.COMPOUNDS).split()
+            node.word = plural(last) if many else last
+            if self.chance(0.4):
+                node.before("amod", self.adjective_phrase())
+            for word in first:
+                node.before("compound", Node(word, "NN"))
+        else:
+            self.modify(node)
         self.fix_article(node)
         return node
 
@@ -132,7 +140,7 @@ class NounPhrases:
             node.before("amod", self.adjective_phrase())
         elif r < 0.75:
             self.adjective_list(node)
-        elif r < 0.81:
+        elif r < 0.82:
             self.noun_coordination(node)
         else:
             for _ in range(self.weighted({0: 60, 1: 35, 2: 5})):
@@ -184,7 +192,8 @@ class NounPhrases:
             word = self.pick(v.PARTICIPLES) if self.chance(0.6) else past_forms(self.words.wordnet("v"))[1]
             return Node(word, "VBN")
         if r < 0.89:
-            word = self.pick(v.ING_ADJECTIVES) if self.chance(0.9) else ing_form(self.words.wordnet("v"))
+            verb = self.pick(v.INTRANSITIVE) if self.chance(0.7) else self.words.wordnet("v")
+            word = self.pick(v.ING_ADJECTIVES) if self.chance(0.7) else ing_form(verb)
             return Node(word, "VBG")
         return Node(self.hyphenated(), "JJ")
 

@@ -160,6 +160,25 @@ BODY = words(
     """eyes hair face nose ears mouth teeth hand hands arm arms leg legs foot feet head neck back shoulder fur feathers
     wings tail horns beard mustache skin lips fingers paws claws beak mane whiskers eyebrows freckles"""
 )
+COMPOUNDS = phrases(
+    """stop sign | street sign | traffic light | street light | parking meter | parking lot | fire hydrant | fire truck
+    | bus stop | school bus | city street | city bus | train station | train track | baseball bat | baseball player
+    | tennis racket | tennis ball | tennis court | soccer ball | soccer player | basketball court | cell phone |
+    laptop computer | computer monitor | filing cabinet | file cabinet | trash can | garbage truck | living room |
+    dining room | dining table | coffee table | coffee cup | tea cup | wine glass | beer bottle | water bottle |
+    bathroom sink | kitchen sink | kitchen counter | shower curtain | window sill | picnic table | park bench |
+    swimming pool | rocking chair | desk lamp | table lamp | floor lamp | alarm clock | clock tower | grandfather
+    clock | teddy bear | stuffed animal | polar bear | hot dog | ice cream | birthday cake | wedding dress |
+    christmas tree | palm tree | apple tree | oak tree | pine tree | fruit stand | fruit bowl | vegetable garden |
+    flower pot | rose bush | police officer | police car | sports car | race car | toy car | toy train | steam train
+    | pickup truck | delivery van | hot air balloon | sail boat | fishing boat | fishing rod | cruise ship | pirate
+    ship | space ship | space suit | golf ball | golf club | ski slope | ski lift | snow board | surf board |
+    cutting board | bread knife | butter knife | frying pan | tea pot | paper bag | plastic bag | shopping cart |
+    sand castle | beach ball | beach towel | sun hat | straw hat | cowboy hat | party hat | top hat | baseball cap |
+    rain coat | leather jacket | denim jacket | bow tie | wedding ring | gold chain | neon sign | brick wall | stone
+    wall | picket fence | barbed wire | dirt road | country road | mountain range | ocean wave | stage light | light
+    bulb | movie theater | book shelf | music stand | record player | street lamp | stone bridge | fire place"""
+)
 # Nouns that are colours or other adjectives, or verbs, elsewhere.
 TWO_FACED = words(
     """orange orange orange rose peach plum lime olive violet lavender cream mint coral salmon turquoise square round
@@ -223,7 +242,15 @@ ADVERBS_OF_PLACE = words(
     """outside inside outdoors indoors nearby underwater upside-down overhead together alone asleep away there here
     sideways upstairs downstairs upright"""
 )
-TRANSITIVE = words(
+COMMON_TRANSITIVE = words(
+    """wear hold ride carry eat drink play watch throw catch kick hit cut read paint push pull feed use fly drive walk
+    brush touch make pour build cross chase pet cook wash show cover"""
+)
+COMMON_INTRANSITIVE = words(
+    """sit stand lie lay lean rest sleep walk run jump fly swim float hang perch pose look play wait move travel drive
+    ride grow climb roll fall shine glow stop bark swing dance smile graze pass"""
+)
+TRANSITIVE = COMMON_TRANSITIVE * 4 + words(
     """wear hold ride carry eat drink play watch hug kiss chase pull push lift throw catch kick hit swing cut cook
     prepare serve read write paint draw use fly drive push feed pet walk wash clean brush touch bite chew lick smell
     sniff drag build make fix open close fill cover surround face approach enter cross climb display show feature
@@ -235,7 +262,7 @@ TRANSITIVE = words(
     slice peel roast grill deal flip inflate launch film record press ring spot trim chop scatter light hoist drain
     tow crush devour nibble peck tug hug balance strum beat conduct lead herd surround bury"""
 )
-INTRANSITIVE = words(
+INTRANSITIVE = COMMON_INTRANSITIVE * 4 + words(
     """sit stand lie lay lean rest sleep walk run jump fly swim float hang perch crouch kneel pose stare look gaze
     smile laugh cry dance sing play grow bloom rise fall shine glow burn drift travel move wait work grazing roll
     slide climb crawl hop leap dive spin swing hover lounge relax nap stroll wander march skate ski surf snowboard
