@@ -60,7 +60,7 @@ PARSER = {
 TAGGER = {"@architectures": "spacy.Tagger.v2", "tok2vec": LISTENER}
 META = {
     "name": NAME,
-    "version": "0.1.0",
+    "version": "0.2.0",
     "spacy_version": ">=3.8.0,<3.9.0",
     "description": "English image prompts: tags and dependencies, trained on sampled prompts",
     "license": "Apache-2.0; the words come from WordNet 3.0, see NOTICE",

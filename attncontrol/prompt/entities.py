@@ -18,7 +18,7 @@ PRONOUNS = frozenset(
     {"something", "someone", "somebody", "anything", "anyone", "anybody", "nothing", "everything", "everyone", "it"}
     | {"everybody", "one", "ones", "he", "she", "they", "them", "him", "her", "itself", "himself", "herself", "none"}
     | {"themselves", "there", "this", "that", "these", "those", "which", "who", "each", "other", "others", "another"}
-    | {"both", "all", "some", "several"}
+    | {"both", "all", "some", "several", "neither", "either"}
 )
 # Words that a parser may call a modifier but that say how many or which one.
 QUANTITIES = frozenset(
@@ -96,7 +96,12 @@ def _modifies(parse: DependencyParse, noun: int) -> bool:
         return False
     while parse.labels[noun] == "conj" and parse.heads[noun] < noun:
         noun = parse.heads[noun]
-    return parse.labels[noun] in (*MODIFIERS, "advmod")
+    return parse.labels[noun] in (*MODIFIERS, "advmod") and not _has_complement(parse, parse.heads[noun])
+
+
+def _has_complement(parse: DependencyParse, word: int) -> bool:
+    """Whether an adjective heads the phrase and says more: in "a street free of cars" the street is the thing."""
+    return parse.heads[word] == word and parse.pos[word] not in NOUNS and _has(parse, word, "prep")
 
 
 def _stands_alone(parse: DependencyParse, noun: int) -> bool:

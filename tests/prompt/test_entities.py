@@ -79,6 +79,14 @@ def test_a_noun_with_an_article_is_no_partner_of_an_adjective():
     assert found(apple) == [("apple", ["green"]), ("pear", [])]
 
 
+def test_a_noun_before_an_adjective_with_a_complement_is_an_entity():
+    street = parse(
+        "a street free of cars", "a DET det 1", "street NOUN npadvmod 2", "free ADJ ROOT 2", "of ADP prep 2",
+        "cars NOUN pobj 3",
+    )  # fmt: skip
+    assert found(street) == [("street", []), ("cars", [])]
+
+
 def test_predicates_of_a_list_of_subjects():
     cups = parse(
         "cups, plates and bowls are blue", "cups NOUN nsubj 5", ", PUNCT punct 0", "plates NOUN appos 0",
