@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from apps.prompt_parser import vocabulary as v
+from apps.prompt_parser.inflection import ing_form, past_forms, plural, third_person
 from apps.prompt_parser.noun_phrases import NounPhrases
 from apps.prompt_parser.trees import Node
-from apps.prompt_parser.vocabulary import ing_form, past_forms, plural, third_person
 
 
 class Clauses(NounPhrases):
@@ -16,9 +16,23 @@ class Clauses(NounPhrases):
         first = self.np(depth)
         if depth < 3 and self.chance(0.22 - 0.05 * depth):
             number = 2 if self.chance(0.75) else self.rng.randint(3, 5)
-            rest = [self.np(depth + 1, det=self.pick([None, None, ""])) for _ in range(number - 1)]
+            rest = [self.np(depth + 1, det=self.pick([None, ""])) for _ in range(number - 1)]
             return self.join([first, *rest])
         return first
+
+    def bare_pair(self, depth: int) -> Node:
+        """ "a cup and saucer", "the tall man and short woman", "a rake, shovel and wheelbarrow"."""
+        number = 2 if self.chance(0.85) else 3
+        nodes = [Node(self.noun(many), "NNS" if many else "NN") for many in (self.chance(0.15) for _ in range(number))]
+        for i, node in enumerate(nodes):
+            if not i:
+                self.determine(node, node.tag == "NNS", None if self.chance(0.3) else "a", owners=False)
+            if self.chance(0.15):
+                node.before("amod", self.adjective())
+        self.fix_article(nodes[0])
+        if depth < 3 and self.chance(0.15):
+            self.attach_place(nodes[-1], depth + 1, simple=True)
+        return self.join(nodes)
 
     def np(self, depth: int, det: str | None = None) -> Node:
         """A noun phrase with what follows its noun."""
@@ -55,6 +69,8 @@ class Clauses(NounPhrases):
             node.add("acl", self.participle_phrase(depth))
         elif kind == "that":
             node.add("relcl", self.relative_clause(depth))
+        elif kind == "full" and self.chance(0.5):
+            node.add("amod", self.comparative(depth))
         elif kind == "full":
             preposition = Node(self.pick(["of", "for", "to"]), "IN").add("pobj", self.np(depth))
             node.add("amod", Node(self.pick(["full", "full", "ready", "similar"]), "JJ").add("prep", preposition))
@@ -107,30 +123,88 @@ class Clauses(NounPhrases):
         """What a preposition or verb governs; at times a pronoun."""
         if self.chance(0.04):
             return Node(self.pick(["it", "him", "her", "them", "each", "something", "itself"]), "PRP")
+        if self.chance(0.08):
+            return self.bare_pair(depth + 1)
         return self.np(depth + 1, det="") if self.chance(0.12) else self.phrase(depth + 1)
+
+    def comparative(self, depth: int) -> Node:
+        """ "larger than a chair", "taller and older than the church", "larger than a cup and smaller than a bus"."""
+        node = Node(self.pick(v.COMPARATIVES), "JJ")
+        last = node
+        if self.chance(0.15):
+            last = Node(self.pick(v.COMPARATIVES), "JJ")
+            node.add("cc", Node("and", "CC")).add("conj", last)
+        last.add("prep", Node("than", "IN").add("pobj", self.object(depth + 1)))
+        if last is node and self.chance(0.2):
+            other = Node(self.pick(v.COMPARATIVES), "JJ").add(
+                "prep", Node("than", "IN").add("pobj", self.object(depth + 1))
+            )
+            node.add("cc", Node("and", "CC")).add("conj", other)
+        return node
 
     def verb_phrase(self, tag: str, depth: int) -> Node:
         """A verb in the form of its tag, with object, particle, places and manner."""
         transitive = self.chance(0.5)
         table = v.TRANSITIVE if transitive else v.INTRANSITIVE
-        node = Node(self.inflect(self.pick(table) if self.chance(0.88) else self.words.wordnet("v"), tag), tag)
+        node = Node(self.inflect(self.pick(table) if self.chance(0.8) else self.words.wordnet("v"), tag), tag)
         if self.chance(0.06 if transitive else 0.12):
             node.add("prt", Node(self.pick(v.PARTICLES), "RP"))
-        if transitive:
+        if transitive and self.chance(0.2):
+            self.give(node, tag, depth)
+        elif transitive:
             node.add("dobj", self.object(depth))
         elif self.chance(0.8):
-            if self.chance(0.08):
-                node.add("advmod", Node(self.pick([*v.ADVERBS_OF_PLACE, *v.MANNER]), "RB"))
+            if self.chance(0.1):
+                node.add("advmod", self.manner())
+            elif self.chance(0.05):
+                node.add("acomp", Node(self.words.adjective(), "JJ"))
             self.attach_place(node, depth + 1)
-        if self.chance(0.12):
+        if self.chance(0.25 if transitive else 0.12):
             self.attach_place(node, depth + 1, simple=True)
-        if self.chance(0.04):
-            node.before("advmod", Node(self.pick([*v.MANNER, "happily", "slowly", "quickly", "quietly"]), "RB"))
-        if self.chance(0.05) and depth < 2:
-            node.add("cc", Node("and", "CC")).add("conj", self.verb_phrase(tag, depth + 2))
-        elif self.chance(0.05) and depth < 2:
-            node.add("advcl", self.verb_phrase("VBG", depth + 2).before("mark", Node("while", "IN")))
+        if self.chance(0.05):
+            node.before("advmod", self.manner())
+        if depth < 2 and self.chance(0.2):
+            self.continue_verb(node, tag, depth + 2)
         return node
+
+    def manner(self) -> Node:
+        """ "happily", "outside", "every morning" as one word."""
+        return Node(self.pick([*v.ADVERBS_OF_PLACE, *v.MANNER, "happily", "slowly", "quickly", "quietly"]), "RB")
+
+    def give(self, node: Node, tag: str, depth: int) -> None:
+        """ "feeding bread to the ducks", "pours wine for a guest", "handed the girl a rose"."""
+        node.word = self.inflect(self.pick(v.GIVING), tag)
+        if self.chance(0.08):
+            receiver = self.np(3, det="").before_all("det", Node("the", "DT"))
+            node.add("dobj", receiver).add("dobj", self.np(3, det="a"))
+            return
+        node.add("dobj", self.bare_pair(3) if self.chance(0.1) else self.np(3, det=self.pick([None, ""])))
+        preposition = self.pick(["to", "to", "to", "for", "into", "onto", "at", "from", "with"])
+        node.add("prep", Node(preposition, "IN").add("pobj", self.np(depth + 2, det=self.pick([None, ""]))))
+
+    def continue_verb(self, node: Node, tag: str, depth: int) -> None:
+        """ "and barks", "while reading a book", "looking at the rain", "as the sun sets", "to catch a fish"."""
+        r = self.rng.random()
+        if r < 0.25:
+            node.add("cc", Node("and", "CC")).add("conj", self.verb_phrase(tag, depth))
+        elif r < 0.4:
+            node.add("advcl", self.verb_phrase("VBG", depth).before("mark", Node("while", "IN")))
+        elif r < 0.65:
+            if self.chance(0.25):
+                node.add("punct", Node(",", ","))
+            node.add("advcl", self.verb_phrase("VBG", depth))
+        elif r < 0.88 or tag == "VBG":
+            subject = self.bare_pair(3) if self.chance(0.15) else self.np(3)
+            clause = self.verb_phrase(self.tense(subject), depth).before("nsubj", subject)
+            node.add("advcl", clause.before_all("mark", Node(self.pick(v.CONJUNCTIONS), "IN")))
+        else:
+            node.add("advcl", self.verb_phrase("VB", depth).before("aux", Node("to", "TO")))
+
+    def tense(self, subject: Node) -> str:
+        """The tag of a verb for a subject: past, or present in its number."""
+        if self.chance(0.4):
+            return "VBD"
+        return "VBP" if many(subject) else "VBZ"
 
     def participle_phrase(self, depth: int) -> Node:
         """ "covered in snow", "parked next to a truck", "ridden by a man", "painted white"."""
@@ -167,8 +241,14 @@ class Clauses(NounPhrases):
         if r < 0.8:
             verb = self.participle_phrase(depth + 1).before("nsubjpass", pronoun)
             return verb.before("auxpass", Node(self.pick(["is", "are"]), "VBZ"))
-        if r < 0.95:
-            return self.verb_phrase(self.pick(["VBZ", "VBZ", "VBP"]), depth + 1).before("nsubj", pronoun)
+        if r < 0.86:
+            be = Node(self.pick(["is", "is", "are", "was"]), "VBZ").before("nsubj", pronoun)
+            return be.add("acomp", self.comparative(depth + 1))
+        if r < 0.93:
+            return self.verb_phrase(self.pick(["VBZ", "VBZ", "VBP", "VBD"]), depth + 1).before("nsubj", pronoun)
+        if r < 0.96:
+            verb = Node(self.inflect(self.pick(v.TRANSITIVE), self.pick(["VBZ", "VBD"])), "VBD")
+            return verb.before("dobj", pronoun).before("nsubj", self.np(3))
         noun = Node(self.words.noun(), "NN").before("poss", Node("whose", "WP$"))
         return Node("is", "VBZ").before("nsubj", noun).add("acomp", self.predicate())
 
@@ -176,4 +256,11 @@ class Clauses(NounPhrases):
         """The form of a verb that a Penn tag asks for."""
         if tag == "VBZ":
             return third_person(verb)
+        if tag == "VBD":
+            return past_forms(verb)[0]
         return ing_form(verb) if tag == "VBG" else verb
+
+
+def many(noun: Node) -> bool:
+    """Whether a noun phrase takes a plural verb."""
+    return noun.tag == "NNS" or any(label in ("conj", "appos") for label, _ in noun.right)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from apps.prompt_parser import vocabulary as v
-from apps.prompt_parser.clauses import Clauses
-from apps.prompt_parser.trees import Node, Sample, flatten
-from apps.prompt_parser.vocabulary import ing_form
+from apps.prompt_parser.clauses import many
+from apps.prompt_parser.inflection import ing_form
+from apps.prompt_parser.scenes import Scenes
+from apps.prompt_parser.trees import Node, Sample, attach_low, flatten
 
 
-class Grammar(Clauses):
+class Grammar(Scenes):
     """Samples whole prompts. Same seed, same prompts."""
 
     def sample(self) -> Sample:
         """One prompt of one to four sentences or fragments, lower-cased."""
         roots = [self.prompt()]
-        while self.chance(0.12) and len(roots) < 4:
+        while self.chance(0.08) and len(roots) < 4:
             roots.append(self.prompt())
         for root in roots[:-1]:
             root.add("punct", Node(self.pick([".", ".", ".", ";", "!"]), "."))
@@ -26,14 +27,15 @@ class Grammar(Clauses):
         if self.chance(0.08):
             for root in roots:
                 drop_articles(root)
-        return flatten(roots)
+        return flatten([attach_low(root) for root in roots])
 
     def prompt(self) -> Node:
         """One sentence or fragment."""
         kinds = {
-            self.fragment: 30, self.pair: 18, self.copular: 12, self.two_clauses: 6, self.there_is: 4,
-            self.finite: 12, self.depiction: 8, self.progressive: 7, self.passive: 4, self.no_entity: 2,
-            self.style_tail: 7, self.relative_prompt: 7, self.pronoun_clause: 2,
+            self.fragment: 26, self.pair: 16, self.copular: 11, self.two_clauses: 6, self.there_is: 4,
+            self.finite: 20, self.depiction: 8, self.progressive: 6, self.passive: 4, self.no_entity: 2,
+            self.style_tail: 7, self.relative_prompt: 8, self.pronoun_clause: 2, self.joined: 6, self.scene: 12,
+            self.possession: 4, self.tags: 9, self.fronted: 3,
         }  # fmt: skip
         return self.weighted(kinds)()
 
@@ -47,6 +49,10 @@ class Grammar(Clauses):
         return self.join([self.np(3 if self.chance(0.85) else 1) for _ in range(number)])
 
     def subject(self) -> Node:
+        if self.chance(0.1):
+            return self.bare_pair(2)
+        if self.chance(0.08):
+            return self.np(3).add("relcl", self.relative_clause(3))
         return self.phrase(1) if self.chance(0.2) else self.np(2 if self.chance(0.6) else 1)
 
     def copular(self) -> Node:
@@ -82,7 +88,7 @@ class Grammar(Clauses):
     def finite(self) -> Node:
         """ "a cat wears a hat", "two dogs run through a field and bark"."""
         subject = self.subject()
-        tag = "VBP" if many(subject) else "VBZ"
+        tag = self.tense(subject)
         verb = self.verb_phrase(tag, 0).before("nsubj", subject)
         if self.chance(0.1):
             verb.add("cc", Node("and", "CC")).add("conj", self.verb_phrase(tag, 1))
@@ -183,11 +189,6 @@ class Grammar(Clauses):
 
     def be(self, subject: Node) -> Node:
         return Node(self.pick(["are", "are", "were"] if many(subject) else ["is", "is", "is", "was"]), "VBZ")
-
-
-def many(noun: Node) -> bool:
-    """Whether a noun phrase takes a plural verb."""
-    return noun.tag == "NNS" or any(label == "conj" for label, _ in noun.right)
 
 
 def drop_articles(root: Node) -> None:

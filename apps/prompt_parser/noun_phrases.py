@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from apps.prompt_parser import vocabulary as v
-from apps.prompt_parser.trees import Node
-from apps.prompt_parser.vocabulary import Vocabulary, ing_form, past_forms, plural
+from apps.prompt_parser.inflection import ing_form, past_forms, plural
+from apps.prompt_parser.trees import NOUNS, Node
+from apps.prompt_parser.vocabulary import Vocabulary
 
 
 class NounPhrases:
@@ -36,7 +37,15 @@ class NounPhrases:
         many = self.chance(0.3)
         node = Node(self.noun(many), "NNS" if many else "NN")
         self.determine(node, many, det, owners)
-        self.modify(node)
+        if self.chance(0.05):
+            *first, last = self.pick(v.COMPOUNDS).split()
+            node.word = plural(last) if many else last
+            if self.chance(0.4):
+                node.before("amod", self.adjective_phrase())
+            for word in first:
+                node.before("compound", Node(word, "NN"))
+        else:
+            self.modify(node)
         self.fix_article(node)
         return node
 
@@ -58,7 +67,10 @@ class NounPhrases:
         return node
 
     def join(self, nodes: list[Node]) -> Node:
-        """Coordination with commas, "and", or both: each member hangs on the one before it."""
+        """Coordination with commas, "and", or both: each member hangs on the one before it.
+
+        Behind a mere comma a noun is "appos", as in a list of tags: nobody knows yet whether an "and" will follow.
+        """
         always_and = len(nodes) > 2 and self.chance(0.2)
         only_comma = self.chance(0.05)
         oxford = self.chance(0.3)
@@ -67,9 +79,10 @@ class NounPhrases:
             comma = only_comma or not last or (len(nodes) > 2 and oxford)
             if comma and not always_and:
                 left.add("punct", Node(",", ","))
-            if always_and or (last and not only_comma):
+            joined = always_and or (last and not only_comma)
+            if joined:
                 left.add("cc", Node(self.weighted({"and": 92, "or": 4, "&": 2, "plus": 1}), "CC"))
-            left.add("conj", right)
+            left.add("conj" if joined or right.tag not in NOUNS else "appos", right)
         return nodes[0]
 
     def determine(self, node: Node, many: bool, det: str | None, owners: bool) -> None:
@@ -87,7 +100,7 @@ class NounPhrases:
         elif r < 0.84 and many:
             if self.chance(0.15):
                 node.before("det", Node("the", "DT"))
-            node.before("nummod", Node(self.pick(v.NUMERALS), "CD"))
+            node.before("nummod", self.number())
         elif r < 0.87 and many:
             node.before("amod", Node(self.pick(["several", "many", "few", "various", "multiple"]), "JJ"))
         elif r < 0.9:
@@ -98,6 +111,18 @@ class NounPhrases:
             owner = self.name() if self.chance(0.2) else self.simple_np(owners=False)
             mark = "'" if owner.word.endswith("s") and self.chance(0.5) else "'s"
             node.before("poss", owner.add("case", Node(mark, "POS")))
+
+    def number(self) -> Node:
+        """ "seven", "12", "twenty-four", "a dozen", "two hundred"."""
+        r = self.rng.random()
+        if r < 0.8:
+            return Node(self.pick(v.NUMERALS), "CD")
+        if r < 0.86:
+            return Node(f"{self.pick(v.TENS)}-{self.pick(['one', *v.SMALL_NUMBERS[:8]])}", "CD")
+        large = Node(self.pick(["dozen", "dozen", "hundred", "thousand", "million"]), "CD")
+        if large.word != "dozen" and self.chance(0.4):
+            return large.before("nummod", Node(self.pick(v.NUMERALS), "CD"))
+        return large.before("det", Node("a", "DT"))
 
     def fix_article(self, node: Node) -> None:
         """a or an before the next word; some clash, as in published prompts."""
@@ -115,7 +140,7 @@ class NounPhrases:
             node.before("amod", self.adjective_phrase())
         elif r < 0.75:
             self.adjective_list(node)
-        elif r < 0.8:
+        elif r < 0.82:
             self.noun_coordination(node)
         else:
             for _ in range(self.weighted({0: 60, 1: 35, 2: 5})):
@@ -137,7 +162,7 @@ class NounPhrases:
 
     def noun_coordination(self, node: Node) -> None:
         """ "a wood and metal desk", "a ham and egg sandwich"."""
-        table = {"material": v.MATERIALS, "food": v.FOODS}.get(self.weighted({"material": 60, "food": 25, "any": 15}))
+        table = {"material": v.MATERIALS, "food": v.FOODS}.get(self.weighted({"material": 64, "food": 32, "any": 4}))
         first, second = (Node(self.pick(table) if table else self.words.noun(), "NN") for _ in range(2))
         node.before("nmod", first.add("cc", Node("and", "CC")).add("conj", second))
 
@@ -167,7 +192,8 @@ class NounPhrases:
             word = self.pick(v.PARTICIPLES) if self.chance(0.6) else past_forms(self.words.wordnet("v"))[1]
             return Node(word, "VBN")
         if r < 0.89:
-            word = self.pick(v.ING_ADJECTIVES) if self.chance(0.9) else ing_form(self.words.wordnet("v"))
+            verb = self.pick(v.INTRANSITIVE) if self.chance(0.7) else self.words.wordnet("v")
+            word = self.pick(v.ING_ADJECTIVES) if self.chance(0.7) else ing_form(verb)
             return Node(word, "VBG")
         return Node(self.hyphenated(), "JJ")
 

@@ -40,6 +40,37 @@ class Node:
         for _, child in (*self.left, *self.right):
             yield from child.walk()
 
+    def spine(self) -> list[Node]:
+        """This node, its last right dependent, that one's last, and so on."""
+        return [self, *(self.right[-1][1].spine() if self.right else ())]
+
+
+NOUNS, VERBS, ADJECTIVES = ("NN", "NNS", "NNP", "PRP"), ("VB", "VBZ", "VBP", "VBD", "VBG", "VBN"), ("JJ",)
+CONTENT = (*NOUNS, *VERBS, *ADJECTIVES, "CD")
+# What a phrase hangs on, by its label: the nearest word before it with one of these tags.
+HOSTS = {label: CONTENT for label in ("prep", "advcl", "advmod", "dep", "punct", "cc")} | {
+    "acl": (*NOUNS, *VERBS), "relcl": NOUNS,
+}  # fmt: skip
+
+
+def attach_low(node: Node) -> Node:
+    """Hangs every phrase behind a word on the nearest word that can have it; returns the node.
+
+    Whether "by the pond" belongs to the ducks, the bread or the feeding changes no entity, so a small parser need not
+    learn to tell.
+    """
+    for _, child in node.left:
+        attach_low(child)
+    following, node.right = node.right, []
+    for label, child in following:
+        attach_low(child)
+        tags = HOSTS.get(label, ())
+        if label in ("conj", "appos"):
+            tags = next((kind for kind in (NOUNS, VERBS, ADJECTIVES) if child.tag in kind), ())
+        host = next((host for host in reversed(node.spine()) if host.tag in tags), node)
+        host.right.append((label, child))
+    return node
+
 
 @dataclass
 class Sample:

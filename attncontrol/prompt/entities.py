@@ -18,12 +18,13 @@ PRONOUNS = frozenset(
     {"something", "someone", "somebody", "anything", "anyone", "anybody", "nothing", "everything", "everyone", "it"}
     | {"everybody", "one", "ones", "he", "she", "they", "them", "him", "her", "itself", "himself", "herself", "none"}
     | {"themselves", "there", "this", "that", "these", "those", "which", "who", "each", "other", "others", "another"}
-    | {"both", "all", "some", "several"}
+    | {"both", "all", "some", "several", "neither", "either"}
 )
 # Words that a parser may call a modifier but that say how many or which one.
 QUANTITIES = frozenset(
     {"several", "many", "few", "fewer", "various", "multiple", "numerous", "much", "more", "most", "some", "other"}
-    | {"another", "such", "same", "own", "first", "second", "third", "last", "next", "dozen", "one"}
+    | {"another", "such", "same", "own", "first", "second", "third", "last", "next", "one", "every", "each", "both"}
+    | {"all", "dozen", "hundred", "thousand", "million"}
 )
 COMPLEX_PREPOSITION = re.compile(
     r"\b(?:in\s+front|in\s+back|on\s+top|(?:in|at|on|to|by|from)\s+the\s+(?:(?:left|right|other|very|far)\s+)*"
@@ -95,15 +96,22 @@ def _modifies(parse: DependencyParse, noun: int) -> bool:
         return False
     while parse.labels[noun] == "conj" and parse.heads[noun] < noun:
         noun = parse.heads[noun]
-    return parse.labels[noun] in (*MODIFIERS, "advmod")
+    return parse.labels[noun] in (*MODIFIERS, "advmod") and not _has_complement(parse, parse.heads[noun])
+
+
+def _has_complement(parse: DependencyParse, word: int) -> bool:
+    """Whether an adjective heads the phrase and says more: in "a street free of cars" the street is the thing."""
+    return parse.heads[word] == word and parse.pos[word] not in NOUNS and _has(parse, word, "prep")
 
 
 def _stands_alone(parse: DependencyParse, noun: int) -> bool:
     """Whether a noun that is parsed as another's modifier is none: it has an article or adjective of its own.
 
-    In "a red hat and rubber boots" only the rubber describes the boots, in "a wood and metal desk" the wood, too.
+    In "a red hat and rubber boots" only the rubber describes the boots, in "a wood and metal desk" the wood, too. The
+    partner of a modifier is none either with an article or adjective: "the apple is green and the pear ...".
     """
-    return parse.labels[noun] == "nmod" and _has(parse, noun, "det", "amod")
+    partner = parse.labels[noun] == "conj" and parse.pos[noun] in NOUNS
+    return (parse.labels[noun] == "nmod" or partner) and _has(parse, noun, "det", "amod")
 
 
 def _modifiers(parse: DependencyParse, heads: list[int]) -> set[int]:
@@ -116,9 +124,10 @@ def _modifiers(parse: DependencyParse, heads: list[int]) -> set[int]:
         for child in parse.children[head]:
             disagree = parse.labels[child] == "compound" and parse.pos[child] == "VERB"
             if _stands_alone(parse, child):
-                partners = [c for c in parse.children[child] if parse.labels[c] == "conj"]
-                found.update(partners)
-                todo += partners
+                if parse.labels[child] == "nmod":
+                    partners = [c for c in parse.children[child] if parse.labels[c] == "conj"]
+                    found.update(partners)
+                    todo += partners
             elif parse.labels[child] in labels and not disagree and parse.pos[child] not in NEVER_MODIFIERS:
                 found.add(child)
                 todo.append(child)
@@ -146,5 +155,5 @@ def _subjects(parse: DependencyParse, verb: int) -> list[int]:
     if not nouns and parse.labels[verb] == "relcl":
         return [parse.heads[verb]]
     for noun in nouns:
-        nouns += [c for c in parse.children[noun] if parse.labels[c] == "conj"]
+        nouns += [c for c in parse.children[noun] if parse.labels[c] in ("conj", "appos")]
     return nouns

@@ -16,10 +16,16 @@ _CLOSED = """
     upon underneath beneath atop amid during like as than via per within
     is are was were be been being am has have had do does did can could will would should may might must not n't 's 're
     there here while when where because if so very too quite just also
-    zero two three four five six seven eight nine ten eleven twelve dozen hundred thousand several many few much more
+    dozen dozens hundred hundreds thousand thousands million millions several many few much more
     most lots lot first second front top back middle center centre left right side edge
 """
-CLOSED_CLASS = frozenset(_CLOSED.split())
+NUMBERS = frozenset(
+    """
+    zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+    """.split()
+)
+CLOSED_CLASS = NUMBERS.union(_CLOSED.split())
 
 
 @cache
@@ -36,15 +42,26 @@ def word_list() -> dict[str, str]:
 def word_class(word: str) -> str:
     """A lower-case word's class code: itself in closed classes, else its dominant and all its parts of speech.
 
-    "dog" gives "<n nv>", "dogs" "<p pz>"; z is a verb's -s form, g its -ing form; "?" is an unknown word. A
-    hyphenated word that is not in the list has the class of its last part.
+    "dog" gives "<n nv>", "dogs" "<p pz>"; z is a verb's -s form, g its -ing form; "?" is an unknown word; numbers in
+    figures and words ("21", "twenty-one") are "0". A hyphenated word that is not in the list has the class of its last
+    part.
     """
+    if _is_number(word):
+        return "0"
     if word in CLOSED_CLASS or not any(c.isalpha() for c in word):
-        return word if not word.isdigit() else "0"
+        return word
     letters = _parts_of_speech(word)
     if not letters and "-" in word:
         return f"<- {_parts_of_speech(word.rsplit('-', 1)[1]) or '?'}>"
     return f"<{letters[0]} {''.join(sorted(letters))}>" if letters else "<?>"
+
+
+def _is_number(word: str) -> bool:
+    """Whether a word is a number in figures or, but for "one", in words."""
+    first, *others = word.split("-")
+    if first in NUMBERS and all(other in NUMBERS or other == "one" for other in others):
+        return True
+    return any(c.isdigit() for c in word) and not any(c.isalpha() for c in word)
 
 
 def _parts_of_speech(word: str) -> str:

@@ -71,6 +71,30 @@ def test_a_coordinated_noun_with_an_article_or_adjective_of_its_own_is_an_entity
     assert found(hat) == [("hat", ["red"]), ("boots", ["rubber"])]
 
 
+def test_a_noun_with_an_article_is_no_partner_of_an_adjective():
+    apple = parse(
+        "the apple is green and the pear", "the DET det 1", "apple NOUN nsubj 2", "is AUX ROOT 2", "green ADJ acomp 2",
+        "and CCONJ cc 3", "the DET det 6", "pear NOUN conj 3",
+    )  # fmt: skip
+    assert found(apple) == [("apple", ["green"]), ("pear", [])]
+
+
+def test_a_noun_before_an_adjective_with_a_complement_is_an_entity():
+    street = parse(
+        "a street free of cars", "a DET det 1", "street NOUN npadvmod 2", "free ADJ ROOT 2", "of ADP prep 2",
+        "cars NOUN pobj 3",
+    )  # fmt: skip
+    assert found(street) == [("street", []), ("cars", [])]
+
+
+def test_predicates_of_a_list_of_subjects():
+    cups = parse(
+        "cups, plates and bowls are blue", "cups NOUN nsubj 5", ", PUNCT punct 0", "plates NOUN appos 0",
+        "and CCONJ cc 2", "bowls NOUN conj 2", "are AUX ROOT 5", "blue ADJ acomp 5",
+    )  # fmt: skip
+    assert found(cups) == [("cups", ["blue"]), ("plates", ["blue"]), ("bowls", ["blue"])]
+
+
 def test_an_adjective_in_the_place_of_a_noun_with_its_article_is_an_entity():
     orange = parse(
         "an orange in the square", "an DET det 1", "orange ADJ ROOT 1", "in ADP prep 1", "the DET det 4",

@@ -23,6 +23,11 @@ from attncontrol.prompt.lexicon import word_class, word_list
         ("'s", "'s"),
         (",", ","),
         ("42", "0"),
+        ("1,000", "0"),
+        ("two", "0"),
+        ("seventeen", "0"),
+        ("twenty-one", "0"),
+        ("one", "one"),  # a pronoun as well
     ],
 )
 def test_word_classes(word, expected):

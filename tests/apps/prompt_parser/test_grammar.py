@@ -3,8 +3,8 @@
 import pytest
 
 from apps.prompt_parser.grammar import Grammar, drop_articles
-from apps.prompt_parser.trees import Node, flatten
-from apps.prompt_parser.vocabulary import ing_form, past_forms, plural, third_person
+from apps.prompt_parser.inflection import ing_form, past_forms, plural, third_person
+from apps.prompt_parser.trees import Node, attach_low, flatten
 from tests.apps.prompt_parser.wordnet import write_wordnet
 
 
@@ -57,6 +57,27 @@ def test_flatten_and_articles():
     assert flatten([cat]).words == ["red", "cat", "dog"]
 
 
+def test_phrases_hang_on_the_nearest_word_that_can_have_them():
+    by_pond = Node("by", "IN").add("pobj", Node("pond", "NN"))
+    to_ducks = Node("to", "IN").add("pobj", Node("ducks", "NNS"))
+    feeding = Node("feeding", "VBG").add("dobj", Node("bread", "NN")).add("prep", to_ducks).add("prep", by_pond)
+    boy = Node("boy", "NN").add("prep", Node("in", "IN").add("pobj", Node("hat", "NN"))).add("acl", feeding)
+    boy.add("cc", Node("and", "CC")).add("conj", Node("dog", "NN"))
+    sample = flatten([attach_low(boy)])
+    heads = {word: sample.words[head] for word, head in zip(sample.words, sample.heads, strict=True)}
+    assert heads["feeding"] == "hat" and heads["to"] == "bread" and heads["by"] == "ducks" and heads["dog"] == "pond"
+    assert sample.words == "boy in hat feeding bread to ducks by pond and dog".split()
+
+
+def test_partners_hang_on_words_of_their_kind():
+    cup = Node("cup", "NN").add("relcl", Node("is", "VBZ").add("acomp", Node("red", "JJ")))
+    holds = Node("holds", "VBZ").add("dobj", cup).add("cc", Node("and", "CC")).add("conj", Node("sits", "VBZ"))
+    holds.add("appos", Node("mat", "NN"))
+    sample = flatten([attach_low(holds)])
+    heads = {word: sample.words[head] for word, head in zip(sample.words, sample.heads, strict=True)}
+    assert heads["sits"] == "is" and heads["and"] == "red" and heads["mat"] == "cup"
+
+
 @pytest.mark.parametrize(
     ("form", "word", "expected"),
     [
@@ -65,7 +86,7 @@ def test_flatten_and_articles():
         (ing_form, "sit", "sitting"), (ing_form, "ride", "riding"), (ing_form, "lie", "lying"),
         (ing_form, "eat", "eating"),
         (past_forms, "wear", ("wore", "worn")), (past_forms, "stop", ("stopped",) * 2),
-        (past_forms, "bake", ("baked",) * 2),
+        (past_forms, "bake", ("baked",) * 2), (past_forms, "sink", ("sank", "sunk")),
     ],
 )  # fmt: skip
 def test_inflection(form, word, expected):
