@@ -82,6 +82,8 @@ class _Reader:
     def read(self, value: Any) -> RawLayout:
         if _is_pairs(value):
             return self._pairs(value)
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError("the layout is empty: give a box for at least one phrase")
         if not isinstance(value, Mapping):
             raise ValueError(
                 f"a layout is a dict of phrase: [x0, y0, x1, y1], a .json file or 'auto', not {_short(value)}"

@@ -45,7 +45,8 @@ def test_answers_of_llm_grounded_diffusion():
     end = "\nBackground prompt: An indoor [big] scene\nNegative prompt: "
     for answer in (
         f"[('a cube', [128, 64, 128, 256]), ('a vase', [256, 0, 128, 128]), ('a cube', [0, 0, 64, 512])]{end}",
-        f"Objects: [('a cube', [128, 64, 128, 256]),\n('a vase', [256, 0, 128, 128]), ('a cube', [0, 0, 64, 512])]{end}",
+        f"Objects: [('a cube', [128, 64, 128, 256]),\n('a vase', [256, 0, 128, 128]),"
+        f" ('a cube', [0, 0, 64, 512])]{end}",
         "[{'name': 'a cube', 'bounding_box': [128, 64, 128, 256]}, {'name': 'a vase', 'bounding_box': "
         "[256, 0, 128, 128]}, {'name': 'a cube', 'bounding_box': [0, 0, 64, 512]}]",
     ):
