@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -116,7 +115,8 @@ def _is_misspelt(name: str) -> bool:
 
 def _one_off(first: str, second: str) -> bool:
     """Whether a letter less, more or other, or two swapped, make one word of the other."""
-    common = len(os.path.commonprefix([first, second]))
+    differing = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    common = next(differing, min(len(first), len(second)))
     a, b = first[common:], second[common:]
     return a[1:] == b or b[1:] == a or a[1:] == b[1:] or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
 
