@@ -89,6 +89,7 @@ def batch(
     checks.check_size(width, height)
     checks.check_controls("--control", [control])
     checks.check_model(model)
+    checks.check_device(device)
     checks.check_folder(output)
     for file in files:
         if str(file) != "-" and not file.exists():
