@@ -32,16 +32,15 @@ def read_json_lines(path: Path) -> Iterator[Record | Problem]:
         yield _record(path, number, value)
 
 
-SPACE = re.compile(r"\s*")
-BETWEEN = re.compile(r"\s*,?\s*")
+BETWEEN = re.compile(r"\s*(,?)\s*")
 
 
 def read_json_array(path: Path) -> Iterator[Record | Problem]:
     """The items of one array, objects or texts; the file is held in memory."""
     text = decode(path.read_bytes())
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
-    start, line, counted = SPACE.match(text).end() + 1, 1, 0
-    start = SPACE.match(text, start).end()
+    start, line, counted = text.index("[") + 1, 1, 0
+    start = _next(text, start)[0]
     while start < len(text) and text[start] != "]":
         line, counted = line + text.count("\n", counted, start), start
         try:
@@ -52,13 +51,18 @@ def read_json_array(path: Path) -> Iterator[Record | Problem]:
             yield Problem(str(path), where, None, reason)
             return
         yield _record(path, line, {"prompt": value} if isinstance(value, str) else value)
-        separator = BETWEEN.match(text, end)
-        start = separator.end()
-        if start < len(text) and text[start] != "]" and "," not in separator[0]:
+        start, comma = _next(text, end)
+        if start < len(text) and text[start] != "]" and not comma:
             yield Problem(str(path), line, None, "is not JSON: a comma is missing behind; what follows was not read")
             return
     if start >= len(text):
         yield Problem(str(path), line, None, "is not JSON: the array has no end ']'; is the file cut off?")
+
+
+def _next(text: str, start: int) -> tuple[int, bool]:
+    """Where the next item begins behind space and a comma, and whether that was there."""
+    match = BETWEEN.match(text, start)
+    return (match.end(), bool(match[1])) if match else (start, False)
 
 
 def _record(path: Path, number: int, value: Any) -> Record | Problem:
