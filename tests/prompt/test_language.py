@@ -23,7 +23,8 @@ def test_other_languages_warn(prompt):
     "prompt",
     [
         "a piñata and a café", "Los Angeles skyline at night", "El Capitan", "Van Gogh", "a doge meme", "cat, dog",
-        "i love cats", "pikachu and charizard", "a bottle of eau de toilette and a rose", "", "12", "🐱", "a sign that says 猫",
+        "i love cats",
+        "pikachu and charizard", "a bottle of eau de toilette and a rose", "", "12", "🐱", "a sign that says 猫",
     ],
 )  # fmt: skip
 def test_english_with_foreign_words_does_not(prompt):
