@@ -3,13 +3,14 @@
 import functools
 from contextlib import suppress
 
+import compel
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from attncontrol import AttendAndExcite, attach
 from tests import tiny
-from tests.stock.builders import lora
+from tests.stock.builders import lora, text_to_image
 from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, PROMPT, SCHEDULERS, XL_PIPELINES, Case
 
 CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=300)
@@ -41,6 +42,19 @@ def test_control_acts_and_leaves_no_trace(case):
     losses = steps[0].losses["attend-and-excite"]
     assert losses[1] < losses[0]
     assert torch.isfinite(guided).all()
+    assert (guided - plain).norm() > 1e-2 * plain.norm()
+
+
+def test_embeddings_of_compel():
+    """Weighted embeddings, with the plain words as the prompt of `attach`."""
+    pipe = Case("", text_to_image()).build()
+    embed = compel.Compel(tokenizer=pipe.tokenizer, text_encoder=pipe.text_encoder)
+    embeds = {"prompt_embeds": embed("a (cat)1.4 and a frog--"), "negative_prompt_embeds": embed("")}
+    call = {"num_inference_steps": 4, "output_type": "latent", **embeds}
+    plain = pipe(generator=torch.Generator().manual_seed(0), **call).images
+    with attach(pipe, CONTROL, prompt=PROMPT) as control:
+        guided = pipe(generator=torch.Generator().manual_seed(0), **call).images
+    assert control.record.images[0].subjects == {"cat": (2,), "frog": (5,)}
     assert (guided - plain).norm() > 1e-2 * plain.norm()
 
 

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class Plan:
     `defaults` are values for keys that rows do not have. `limit`: at most so many jobs; `shard` (i, n): of n parts of
     the rows the i-th, from 1 on, a row's part depending on its id alone. `skip_invalid`: leave out rows with
     problems. `allow_files`: whether layouts may name files. `tuned`: settings of methods tuned for the model.
+    `prompt_column`: the column or key of the prompt where it is not called so. `copies`: where the content of a file
+    lies that can be read once only, such as a pipe.
     """
 
     files: Sequence[Path]
@@ -35,6 +37,12 @@ class Plan:
     shard: tuple[int, int] | None = None
     allow_files: bool = True
     tuned: Mapping[str, Any] = field(default_factory=dict)
+    prompt_column: str | None = None
+    copies: Mapping[Path, Path] = field(default_factory=dict)
+
+    def content(self, file: Path) -> Path:
+        """What is read for a file of `files`."""
+        return self.copies.get(file, file)
 
     def check(self, report: Callable[[Problem], None], enough: int | None = None) -> int:
         """Reads everything, reports what is wrong with the files in order, and returns the number of jobs.
@@ -79,10 +87,10 @@ class Plan:
         for file in self.files:
             empty = True
             try:
-                for number, record in enumerate(read_records(file)):
+                for number, record in enumerate(read_records(self.content(file), self.prompt_column)):
                     empty = False
                     if isinstance(record, Problem):
-                        yield record
+                        yield replace(record, file=str(file))
                         continue
                     row = read_row(file, record, self.defaults, self.allow_files)
                     if not isinstance(row, Row):

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from attncontrol.arguments import LARGEST_SEED
 from attncontrol.batch.formats import ROW_KEYS, Problem, Record
+from attncontrol.batch.formats.naming import HOW_TO_NAME
 from attncontrol.batch.formats.raw_row import short
 from attncontrol.layout import read_layout
 from attncontrol.losses.combining import control_to_json, resolve_control
@@ -267,7 +268,9 @@ def _described(error: ValidationError) -> Iterator[tuple[str, str]]:
         if item["type"] == "extra_forbidden":
             yield short(key).strip("'"), f"unknown key{nearest(key[:100], list(ROW_KEYS))}"
         elif item["type"] == "missing":
-            yield key, "is missing: every row needs a prompt"
+            others = ", ".join(item["input"].get("metadata") or ())
+            alone = "is missing: every row needs a prompt"
+            yield key, f"is missing; the row has {short(others)}: {HOW_TO_NAME}" if others else alone
         elif item["type"] == "value_error":
             yield key, str(item["ctx"]["error"])
         else:

@@ -144,7 +144,7 @@ class Run:
                 "images_in_folder": images,
                 "model_sha256": self.model,
                 "versions": package_versions(),
-                "files": [{"file": str(file), "sha256": sha256(file)} for file in self.plan.files],
+                "files": [{"file": str(file), "sha256": sha256(self.plan.content(file))} for file in self.plan.files],
                 "defaults": dict(self.plan.defaults),
                 "limit": self.plan.limit,
                 "shard": self.plan.shard,

@@ -10,6 +10,7 @@ import typer
 
 from attncontrol.arguments import DEFAULT_CONTROL
 from attncontrol.cli import checks, options
+from attncontrol.cli.errors import option
 from attncontrol.cli.loading import console
 
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ REPORT_SECONDS = 30.0
 
 
 def batch(
+    context: typer.Context,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Prompt files: text, CSV, TSV, JSON Lines, YAML, GenEval metadata."),
+        typer.Argument(
+            metavar="FILE...", help="Prompt files: text, CSV, TSV, JSON, YAML, GenEval metadata; '-' reads the input."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the results.")],
     control: Annotated[
@@ -31,7 +35,15 @@ def batch(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of that method.")
     ] = None,
     negative_prompt: options.NegativePrompt = "",
-    seed: Annotated[int, typer.Option("--seed", help="Of each row's first image, the next ones count on.")] = 0,
+    prompt_column: Annotated[
+        str | None, typer.Option("--prompt-column", metavar="NAME", help="The column or key that holds the prompts.")
+    ] = None,
+    seed: Annotated[
+        str,
+        typer.Option(
+            "--seed", metavar="NUMBER", help="Of each row's first image, the next ones count on; or 'random'."
+        ),
+    ] = "0",
     images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", help="How many.")] = 1,
     steps: options.Steps = 30,
     guidance_scale: options.GuidanceScale = None,
@@ -77,35 +89,44 @@ def batch(
     checks.check_size(width, height)
     checks.check_controls("--control", [control])
     checks.check_model(model)
+    checks.check_device(device)
     checks.check_folder(output)
     for file in files:
         if str(file) != "-" and not file.exists():
             raise ValueError(f"FILE: cannot read {str(file)!r}: there is no such file")
+        if file.is_dir():
+            raise ValueError(f"FILE: {str(file)!r} is a folder: give its prompt files")
     for name, target in (("--geneval", geneval), ("--t2i-compbench", t2i_compbench)):
         if target is not None and target.resolve().is_relative_to(output.resolve()):
             raise ValueError(
                 f"{name}: {str(target)!r} must not be in {str(output)!r}, where it would count as results"
             )
-    part_of, assignments = _read_shard(shard), options.read_settings(settings)
+    part_of, assignments, first = _read_shard(shard), options.read_settings(settings), options.read_seed(seed)
     with console.status("starting"):
         guidance = options.read_guidance_scale(guidance_scale, model)
         parts = options.read_control(control, assignments, model)
 
         from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
+        from attncontrol.batch.sources import kept
         from attncontrol.losses.combining import control_to_json
         from attncontrol.models import resolve, tuned_settings
 
     defaults = {
         "control": control_to_json(parts) or None,
         "negative_prompt": negative_prompt,
-        "seed": seed,
+        "seed": first,
         "images_per_prompt": images_per_prompt,
         "steps": steps,
         "guidance_scale": guidance,
         "width": width,
         "height": height,
     }
-    plan = Plan(files, defaults, skip_invalid, limit, part_of, tuned=tuned_settings(resolve(model)))
+    with option("FILE"):
+        names, copies = context.with_resource(kept(files))
+    if seed == "random":
+        typer.echo(f"seed {first}")
+    tuned = tuned_settings(resolve(model))
+    plan = Plan(names, defaults, skip_invalid, limit, part_of, tuned=tuned, prompt_column=prompt_column, copies=copies)
     with console.status("checking the prompt files"):
         total = _check(plan)
     if not total:
@@ -151,7 +172,8 @@ def _check(plan: Plan) -> int:
     total = plan.check(report)
     found = f"{problems} problem{'s' if problems > 1 else ''} in the prompt files"
     if problems and not plan.skip_invalid:
-        raise ValueError(f"{found}: nothing was made; --skip-invalid goes on without them")
+        rest = f"; --skip-invalid goes on with the other {total} image{'s' * (total > 1)}" if total else ""
+        raise ValueError(f"{found}: nothing was made{rest}")
     if not total and not plan.shard:
         raise ValueError(f"{found}: nothing is left to make")
     return total
@@ -163,7 +185,6 @@ def _engine(worker: WorkerSettings, engine: str, workers: int | None, address: s
     import transformers
 
     from attncontrol.batch.runner import one_by_one
-    from attncontrol.cli.errors import option
     from attncontrol.cli.loading import check_device
 
     for package in (diffusers, transformers):

@@ -13,6 +13,7 @@ from attncontrol.cli import catalog
 from attncontrol.cli.errors import option
 from attncontrol.models import BUNDLED
 
+DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu|hpu|npu|mtia|privateuseone|meta)(?::\d+)?")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -75,6 +76,20 @@ def check_folder(folder: Path, name: str = "--output") -> None:
         raise ValueError(f"{name}: {str(there)!r} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"{name}: nothing may be written to {str(there)!r}: give a folder of your own")
+
+
+def check_evaluated(folder: Path) -> None:
+    """Raises ValueError for what is not a folder with scores."""
+    if not folder.is_dir():
+        raise ValueError(f"DIR: there is no folder {str(folder)!r}")
+    if not (folder / "scores.jsonl").is_file():
+        raise ValueError(f"DIR: {str(folder)!r} has no scores.jsonl: run `attncontrol evaluate {folder}` first")
+
+
+def check_device(device: str | None) -> None:
+    """Raises ValueError for what is not the name of a device."""
+    if device is not None and not DEVICE.fullmatch(device):
+        raise ValueError(f"--device: {device!r} is no device: it is cpu, cuda, cuda:1, mps, xpu or another of torch")
 
 
 def check_port(host: str, port: int) -> None:

@@ -53,6 +53,7 @@ def compare(
     checks.check_controls("--controls", names)
     checks.check_layout(layout, names)
     checks.check_model(model)
+    checks.check_device(device)
     checks.check_folder(output)
     with option("--seeds"):
         numbers = read_seeds(seeds)

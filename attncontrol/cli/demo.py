@@ -48,6 +48,7 @@ def demo(
     if find_spec("gradio") is None:
         raise ValueError('the demo needs gradio: pip install "attncontrol[demo]"')
     checks.check_model(model)
+    checks.check_device(device)
     if port is not None:
         checks.check_port(host, port)
     users = [_read_user(text) for text in [*(auth or ()), *_lines(auth_file)]]

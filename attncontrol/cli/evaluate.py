@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attncontrol.cli import options
+from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.loading import check_device, console
 
@@ -33,6 +33,7 @@ def evaluate(
     """
     if not folder.is_dir():
         raise ValueError(f"DIR: there is no folder {str(folder)!r}")
+    checks.check_device(device)
     from attncontrol.evaluation.metrics import create_metric
     from attncontrol.evaluation.report import markdown, write_reports
     from attncontrol.evaluation.scoring import score_folder

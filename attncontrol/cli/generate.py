@@ -52,6 +52,7 @@ def generate(
     checks.check_controls("--control", [control])
     checks.check_layout(layout, [control])
     checks.check_model(model)
+    checks.check_device(device)
     checks.check_folder(output)
     named, assignments = options.read_subjects(subjects), options.read_settings(settings)
     first = options.read_seed(seed)
@@ -98,7 +99,9 @@ def _summary(drawn) -> str:
         return "plain"
     subjects = ", ".join(f"{s['text']} {s['noun']['token_indices']}" for s in drawn.recipe.subjects)
     refinements = drawn.record.refinements
-    return f"guided {subjects or 'nothing'}" + (f", {refinements} refinements" if refinements else "")
+    left_out = [noun for noun, reason in drawn.record.left_out.items() if reason == "negated"]
+    parts = [f"guided {subjects or 'nothing'}", f"{refinements} refinements" if refinements else ""]
+    return ", ".join(part for part in (*parts, f"not {', '.join(left_out)}" if left_out else "") if part)
 
 
 def _maps_picture(drawn):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from attncontrol.cli import checks
+
 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that were evaluated.")],
@@ -18,12 +20,15 @@ def report(
 
     Every method of a folder is a row; a method that comes in several folders is called by its folder as well.
     """
-    from attncontrol.evaluation.report import markdown, write_reports
-    from attncontrol.evaluation.scoring import read_scores
-
     names = [str(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError("DIR: a folder is given twice")
+    for folder in folders:
+        checks.check_evaluated(folder)
+
+    from attncontrol.evaluation.report import markdown, write_reports
+    from attncontrol.evaluation.scoring import read_scores
+
     runs = {name: read_scores(folder) for name, folder in zip(names, folders, strict=True)}
     owners: dict[str, set[str]] = {}
     for name, lines in runs.items():

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from attncontrol.families.base import Family
+from attncontrol.families.caches import check_no_cache
 from attncontrol.families.flux import FluxFamily
 from attncontrol.families.pixart import PixArtFamily
 from attncontrol.families.qwen_image import QwenImageFamily
@@ -35,6 +36,8 @@ def family_of(pipe: Any) -> Family:
             "module it was compiled from (pipe.unet._orig_mod, or a pipeline loaded afresh); other parts may stay "
             "compiled"
         )
+    if isinstance(denoiser, nn.Module):
+        check_no_cache(denoiser, name)
     if type(denoiser).__name__ in KNOWN:
         return _of_transformer(pipe, denoiser, KNOWN[type(denoiser).__name__])
     if type(denoiser).__name__ != "UNet2DConditionModel":

@@ -45,6 +45,11 @@ class ImageRecord:
         return {entity.text: entity.noun.token_indices for entity in self.structure.entities}
 
     @property
+    def left_out(self) -> dict[str, str]:
+        """Nouns of the prompt that are no subjects, and why: {"clock": "negated"}."""
+        return {item.noun.text: item.reason for item in self.structure.left_out}
+
+    @property
     def refinements(self) -> int:
         """Refinement moves over all steps."""
         return sum(step.refinements for step in self.steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -22,6 +22,7 @@ LARGEST = 1e9
 AUTO = "auto"
 TOP_KEYS = ("prompt", "objects", "image_size")
 OBJECT_KEYS = ("phrase", "boxes", "mask", "tokens")
+PARALLEL_KEYS = ("phrases", "gligen_phrases"), ("locations", "boxes", "gligen_boxes")  # GLIGEN, and diffusers for it
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def read_layout(value: Any, *, image_size: int | tuple[int, int] | None = None) 
       region is what is opaque if some of it is transparent, else what is at least half as light as its lightest;
     - the JSON form {"prompt", "objects": [{"phrase", "boxes", "mask", "tokens"}], "image_size"}, as a dict or as the
       path of a .json file, to which its mask files are relative;
+    - pairs [[phrase, box], ...], also under the key "object_list" (LayoutGPT), or lists of equal length under
+      "phrases" and "locations" (GLIGEN);
     - a layout already read;
     - "auto" (see `automatic_layout`).
     Boxes are fractions of the image, or pixels if `image_size`, one side or (height, width), is given here or under
@@ -77,16 +80,39 @@ class _Reader:
     folder: Path = Path()
 
     def read(self, value: Any) -> RawLayout:
+        if _is_pairs(value):
+            return self._pairs(value)
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError("the layout is empty: give a box for at least one phrase")
         if not isinstance(value, Mapping):
             raise ValueError(
                 f"a layout is a dict of phrase: [x0, y0, x1, y1], a .json file or 'auto', not {_short(value)}"
             )
         self.image_size = value.get("image_size", self.image_size)
+        if _is_pairs(value.get("object_list")):
+            return self._pairs(value["object_list"])
+        lists = [
+            next((value[key] for key in keys if isinstance(value.get(key), list)), None) for keys in PARALLEL_KEYS
+        ]
+        if None not in lists:
+            return self._parallel(*lists)
         if isinstance(value.get("prompt"), str) or _is_list_of(value.get("objects"), Mapping):
             return self._json_form(value)
         regions = {_phrase(k): self._regions(k, given) for k, given in value.items() if k != "image_size"}
         if not regions:
             raise ValueError("the layout is empty: give a box for at least one phrase")
+        return tuple(PlacedPhrase(phrase, own) for phrase, own in regions.items())
+
+    def _parallel(self, phrases: list[Any], boxes: list[Any]) -> RawLayout:
+        if len(phrases) != len(boxes):
+            raise ValueError(f"the layout has {len(phrases)} phrases and {len(boxes)} boxes: give one box per phrase")
+        return self._pairs(list(zip(phrases, boxes, strict=True)))
+
+    def _pairs(self, pairs: Sequence[Any]) -> RawLayout:
+        """Phrases with a box each; a phrase that is there again has several."""
+        regions: dict[str, tuple[Region, ...]] = {}
+        for phrase, box in pairs:
+            regions[_phrase(phrase)] = regions.get(phrase, ()) + self._regions(phrase, box)
         return tuple(PlacedPhrase(phrase, own) for phrase, own in regions.items())
 
     def _json_form(self, value: Mapping[str, Any]) -> RawLayout:
@@ -143,7 +169,8 @@ class _Reader:
                 raise ValueError(f"{name} is empty: {axis}0 must be smaller than {axis}1, both are {box[at]}")
             if first > last:
                 raise ValueError(
-                    f"{name} is inverted: {axis}0 = {box[at]} must be smaller than {axis}1 = {box[at + 2]}"
+                    f"{name} is inverted: {axis}0 = {box[at]} must be smaller than {axis}1 = {box[at + 2]}; a box is "
+                    "two corners, not a corner with width and height"
                 )
         return self._inside(name, (x0, y0, x1, y1))
 
@@ -212,8 +239,13 @@ def _check_keys(name: str, given: Mapping[str, Any], known: tuple[str, ...]) -> 
             raise ValueError(f"{name} has the unknown key {key!r}; there are: {', '.join(known)}")
 
 
-def _is_list_of(value: Any, kind: type) -> bool:
+def _is_list_of(value: Any, kind: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
+
+
+def _is_pairs(value: Any) -> bool:
+    """Whether it is a list of [phrase, box]; a tuple of phrases already placed is none."""
+    return _is_list_of(value, list | tuple) and all(len(item) == 2 and isinstance(item[0], str) for item in value)
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from attncontrol.prompt.align import Span
-from attncontrol.prompt.structure import Entity, LeftOut, PromptStructure
+from attncontrol.prompt.structure import Entity, LeftOut, PromptStructure, Word
 from attncontrol.prompt.subjects import FUNCTION_WORDS
 
 # What a picture is made in. These may be things as well: "a painting next to a bee".
@@ -73,9 +73,10 @@ ENDING = re.compile(
 SEGMENT = re.compile(r"(?:[^,;|\n.!?]|(?<=\w)[.,](?=\w))+")
 
 NEGATION = re.compile(
-    r"(?<![\w-])(?:no|not|without(?:\s+any)?|w/o|sans|minus|never|nor|neither|zero|lacks?|lacking|excludes?|excluding"
-    r"|except(?:\s+for)?|instead\s+of|rather\s+than|in\s+place\s+of|(?:free|devoid|empty|clear|rid|bare)\s+(?:of|from)"
-    r"|(?:absence|lack)\s+of|avoid(?:ing)?|missing|cannot|\w+n['’]t)(?![\w-])",
+    r"(?<![\w-])(?:no\s+(?:signs?|traces?)\s+of|none\s+of|hardly\s+any|unaccompanied\s+by|no|not|without(?:\s+any)?"
+    r"|w/o|sans|minus|never|nor|neither|zero|lacks?|lacking|excludes?|excluding"
+    r"|except(?:\s+for)?|instead\s+of|rather\s+than|in\s+place\s+of|(?:free|devoid|void|empty|clear|rid|bare)\s+(?:of|from)"
+    r"|(?:in\s+)?(?:the\s+)?(?:absence|lack)\s+of|avoid(?:ing)?|missing|cannot|\w+n['’]t)(?![\w-])",
     re.IGNORECASE,
 )
 AFFIRMED = re.compile(
@@ -100,7 +101,9 @@ def drawn(structure: PromptStructure) -> PromptStructure:
     on canvas, bokeh"), unless there is nothing else; negated things ("no dog", "without cars") always are. A negated
     modifier ("a car that is not red") is taken from its entity.
     """
-    prompt, entities = structure.prompt, structure.entities
+    prompt = structure.prompt
+    cues = [match.span() for match in NEGATION.finditer(prompt)]
+    entities = [entity for found in structure.entities if (entity := _without_cue(found, cues))]
     negated = _negated(prompt, entities)
     present = [entity for entity in entities if entity not in negated]
     described = _descriptions(prompt, present)
@@ -172,6 +175,18 @@ def _negated(prompt: str, entities: Sequence[Entity]) -> list[Entity]:
         if not CLAUSE_END.search(prompt[cue.end() : _start(after[0])]):
             found += _coordinated(prompt, after)
     return found
+
+
+def _without_cue(entity: Entity, cues: Sequence[Span]) -> Entity | None:
+    """The entity, or what is left of it where a word of a negation was read as its noun: "a room devoid of"."""
+
+    def is_cue(word: Word) -> bool:
+        return any(start <= word.span[0] and word.span[1] <= end for start, end in cues)
+
+    if not is_cue(entity.noun):
+        return entity
+    *modifiers, noun = [word for word in entity.modifiers if not is_cue(word)] or [None]
+    return noun and Entity(noun, tuple(modifiers))
 
 
 def _coordinated(prompt: str, entities: Sequence[Entity]) -> list[Entity]:

@@ -52,10 +52,11 @@ def looks_like_english(prompt: str) -> bool:
     capitals = {i for i in range(1, len(written)) if written[i][0].isupper()}
     names = capitals | {i - 1 for i in capitals if written[i - 1][0].isupper()}  # "Los Angeles"
     words = [word.lower() for i, word in enumerate(written) if i not in names or word.islower()]
-    english = sum(word in CLOSED_CLASS for word in words)
-    foreign = [word for word in words if word in JOINING and word not in CLOSED_CLASS]
+    ands = "i" in written  # a small one is "and" in Slavic languages, and no pronoun
+    english = sum(word in CLOSED_CLASS and not (ands and word == "i") for word in words)
+    foreign = [word for word in words if word in JOINING and (word not in CLOSED_CLASS or (ands and word == "i"))]
     unknown = sum(word_class(word) == "<?>" for word in words)
-    if len(foreign) > english and (len(foreign) > 1 or unknown > 1 or not WEAK.issuperset(foreign)):
+    if len(foreign) > english and (len(foreign) > 1 or unknown > (english > 0) or not WEAK.issuperset(foreign)):
         return False
     return english > 0 or unknown < max(MANY_UNKNOWN, 0.75 * len(words))
 

@@ -16,6 +16,7 @@ WEIGHTS = (
     "for weights give prompt_embeds made by compel, and to attach() the plain words as prompt=, or token indices as "
     "subjects"
 )
+NAMES = r"\b[A-Za-z]"  # of one letter are languages and grades, as in "C++" and "A+"; no thing to be weighted is
 NOUN = "cat"  # stands for a learned token where the parser reads
 
 
@@ -52,7 +53,7 @@ SYNTAXES = (
     Syntax(re.compile(r"\(\s*\([^()]*\)[^()]*\)"), WEIGHTS, lambda match: re.sub(r"[()]", " ", match[0])),
     Syntax(re.compile(r"::\s*-?\d*\.?\d*"), WEIGHTS, ","),
     Syntax(re.compile(r"(?<=[^\W\d]):\d*\.\d+\b"), WEIGHTS),
-    Syntax(re.compile(r"(?<=[^\W\d])(?:\++|-{2,})(?=[\s,.;)]|$)"), WEIGHTS),
+    Syntax(re.compile(rf"(?<=[^\W\d])(?<!{NAMES})(?:\++|-{{2,}})(?=[\s,.;)]|$)"), WEIGHTS),
 )
 KEYWORDS = Syntax(re.compile(r"\b(?:BREAK|AND|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b"), "join the parts with commas", ",")
 

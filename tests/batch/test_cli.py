@@ -1,7 +1,9 @@
 """`attncontrol batch`, `evaluate` and `report` on a tiny random model."""
 
 import json
+import os
 import re
+import threading
 
 import pytest
 from diffusers import UNet2DConditionModel
@@ -154,6 +156,24 @@ def test_wrong_files_make_nothing(tmp_path, invoke):
     assert "cannot read" in text and not out.exists()
 
 
+def test_the_input_and_pipes_are_read_once(tmp_path, invoke, model):
+    common = ["--model", model, "--steps", "2", "--output", str(tmp_path / "out"), "--dry-run", "--seed", "random"]
+    result = CliRunner().invoke(app, ["batch", "-", *common], input="prompt;seed\na cat;3\na dog;\n")
+    seed = re.search(r"seed (\d+)\n", result.output)[1]
+    assert result.exit_code == 0 and re.search(rf"a-cat-\w+_3 .*\na-dog-\w+_{seed} ", result.output), result.output
+    os.mkfifo(tmp_path / "pipe.csv")
+    threading.Thread(target=(tmp_path / "pipe.csv").write_text, args=["prompt\na lion\n"]).start()
+    assert "1 images" in invoke("batch", tmp_path / "pipe.csv", "--output", tmp_path / "out", "--dry-run")
+    assert "given twice" in invoke("batch", "-", "/dev/stdin", "--output", tmp_path / "out", "--dry-run", code=2)
+
+
+def test_skipping_is_recommended_only_if_it_leaves_something(tmp_path, invoke):
+    for text, left in (("--stepz 3\n", False), ("--stepz 3\na cat\n", True)):
+        (tmp_path / "p.txt").write_text(text)
+        output = invoke("batch", tmp_path / "p.txt", "--output", tmp_path / "out", code=2)
+        assert ("--skip-invalid goes on with the other 1 image" in output) is left
+
+
 def test_invalid_rows_left_out_and_failed_jobs(tmp_path, invoke):
     rows = [{"prompt": "a cat", "subjects": [70]}, {"prompt": "a cat"}, {"promt": "x"}]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -171,7 +191,7 @@ def test_invalid_rows_left_out_and_failed_jobs(tmp_path, invoke):
         (["--shard", "x"], "--shard"),
         (["--control", "syngn"], "did you mean 'syngen'"),
         (["--set", "stepsize=3"], "did you mean"),
-        (["--seed", "-3", "--skip-invalid"], "--seed: must be greater than or equal to 0, not -3"),
+        (["--seed", "-3", "--skip-invalid"], "--seed: '-3' must be a whole number from 0"),
         (["--geneval", "{out}/geneval"], "--geneval"),
         (["--width", "65"], "--width"),
     ],

@@ -5,10 +5,10 @@ import pytest
 from attncontrol.batch.formats import Problem, Record, file_format, read_records
 
 
-def read(tmp_path, name, content):
+def read(tmp_path, name, content, prompt_column=None):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list(read_records(path))
+    return list(read_records(path, prompt_column))
 
 
 def values(items):
@@ -62,8 +62,6 @@ def test_option_lines(tmp_path):
 @pytest.mark.parametrize(
     ("line", "key", "words"),
     [
-        ("--prompt cat --seed -1", "--seed", "random"),
-        ("--prompt cat --sampler_name Euler", "--sampler_name", "take it out"),
         ("--prompt cat --stepz 3", "--stepz", "--steps"),
         ("--prompt cat --steps", "--steps", "no value"),
         ("--prompt cat --prompt dog", "--prompt", "twice"),
@@ -214,3 +212,70 @@ def test_what_is_no_text(tmp_path, content, words):
         file_format(path)
     with pytest.raises(ValueError, match="cannot read"):
         file_format(tmp_path / "missing.txt")
+
+
+HRS = "meta_prompt,obj1,color1,synthetic_prompt\na red banana.,banana,red,\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column", "row"),
+    [
+        ("hrs.csv", HRS, "meta_prompt", {"prompt": "a red banana.", "metadata": {"obj1": "banana", "color1": "red"}}),
+        ("focus.yaml", "- Prompt: a\n  t5: [[1]]\n", None, {"prompt": "a", "metadata": {"t5": [[1]]}}),
+        ("focus.yaml", "- text: a\n  made: 2024-01-02\n", None, {"prompt": "a", "metadata": {"made": "2024-01-02"}}),
+        (
+            "diffusiondb.csv",
+            "image_name,prompt,seed,step,cfg,sampler\nx.png,a cat,5,50,7.0,8\n",
+            None,
+            {"prompt": "a cat", "seed": "5", "steps": "50", "guidance_scale": "7.0",
+             "metadata": {"image_name": "x.png", "sampler": "8"}},
+        ),
+        ("coco.csv", ",image_id,caption\n0,7,a cat\n", None,
+         {"prompt": "a cat", "metadata": {"column 1": "0", "image_id": "7"}}),
+        ("excel.csv", 'sep=;\nprompt;seed\n"a; b, c";3\n', None, {"prompt": "a; b, c", "seed": "3"}),
+        ("semicolon", "prompt;subject\na, b;c\n", None, {"prompt": "a, b", "metadata": {"subject": "c"}}),
+        ("both.json", '[{"caption": "b", "prompt": "a"}]', None, {"prompt": "a", "metadata": {"caption": "b"}}),
+        ("pandas.csv", "prompt,subjects,seed\na cat,\"['cat']\",-1\n", None, {"prompt": "a cat", "subjects": ["cat"]}),
+        ("a1111.txt", "--prompt a --sampler_name 'Euler a' --seed -1", None,
+         {"prompt": "a", "metadata": {"sampler_name": "Euler a"}}),
+        ("pipe", '[\n {"prompt": "a"}]', None, {"prompt": "a"}),
+        ("texts.json", '["a"]', None, {"prompt": "a"}),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_files_as_others_publish_them(tmp_path, name, text, column, row):
+    items = read(tmp_path, name, text, column)
+    assert not problems(items) and [item.values for item in items] == [row]
+
+
+def test_what_has_no_effect_is_said_once_a_file(tmp_path):
+    rows = "prompt,obj1,layoutx2,sampler,seed\na,b,x,7,-1\nc,d,x,7,-1\n"
+    with pytest.warns(UserWarning) as caught:
+        read(tmp_path, "p.csv", rows)
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert "obj1, layoutx2" in text and "the scheduler of the model" in text and "seed -1" in text
+    with pytest.warns(UserWarning, match="did you mean subjects"):
+        read(tmp_path, "p.yaml", "- prompt: a\n  subject: b\n")
+
+
+def test_a_file_without_a_prompt_column_says_how_to_name_it(tmp_path):
+    (problem,) = read(tmp_path, "hrs.csv", HRS)
+    assert problem.key == "prompt" and "meta_prompt, obj1" in problem.message and "--prompt-column" in problem.message
+    (problem,) = read(tmp_path, "hrs.csv", HRS, "nope")
+    assert "no column 'nope'" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "line", "words"),
+    [
+        ('[\n{"prompt": "a"}\n{"prompt": "b"}]', 1, 2, "comma"),
+        ('[{"prompt": "a"},\n{"prompt" "b"}]', 1, 2, "delimiter"),
+        ('[{"prompt": "a"},\n{"prompt": "b"}', 2, 2, "no end"),
+        ('[{"prompt": "a"},\n3]', 1, 2, "expected an object"),
+    ],
+)
+def test_wrong_json_arrays(tmp_path, text, rows, line, words):
+    items = read(tmp_path, "p.json", text)
+    assert len(values(items)) == rows
+    assert [n for n, _, _ in problems(items)] == [line] and words in problems(items)[0][2]

@@ -64,6 +64,12 @@ def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
         (["batch", "file", "--output", "out", "--control", "syngn"], 2, "--control: unknown method 'syngn'"),
         (["generate", "a \udcff cat"], 2, "argument 2 is not UTF-8 text: 'a \\udcff cat'"),
         (["evaluate", "nope"], 2, "DIR: there is no folder 'nope'"),
+        (["report", "nope"], 2, "DIR: there is no folder 'nope'"),
+        (["report", "empty"], 2, "run `attncontrol evaluate empty` first"),
+        (["generate", "a cat", "--device", "gpu"], 2, "--device: 'gpu' is no device: it is cpu, cuda"),
+        (["batch", "file", "--output", "out", "--device", "cuda0"], 2, "--device: 'cuda0' is no device"),
+        (["batch", "file", "--output", "out", "--seed", "-1"], 2, "or 'random'"),
+        (["batch", "empty", "--output", "out"], 2, "FILE: 'empty' is a folder"),
         (["demo", "--port", str(taken.getsockname()[1])], 2, "--port: cannot listen on 127.0.0.1"),
         (["demo", "--model", "./nope"], 2, "--model: no diffusers checkpoint at './nope'"),
     ]

@@ -41,6 +41,40 @@ def test_line_answers():
     assert read_layout(layout) is layout
 
 
+def test_answers_of_llm_grounded_diffusion():
+    end = "\nBackground prompt: An indoor [big] scene\nNegative prompt: "
+    for answer in (
+        f"[('a cube', [128, 64, 128, 256]), ('a vase', [256, 0, 128, 128]), ('a cube', [0, 0, 64, 512])]{end}",
+        f"Objects: [('a cube', [128, 64, 128, 256]),\n('a vase', [256, 0, 128, 128]),"
+        f" ('a cube', [0, 0, 64, 512])]{end}",
+        "[{'name': 'a cube', 'bounding_box': [128, 64, 128, 256]}, {'name': 'a vase', 'bounding_box': "
+        "[256, 0, 128, 128]}, {'name': 'a cube', 'bounding_box': [0, 0, 64, 512]}]",
+    ):
+        cube, vase = read_layout_answer(answer)
+        assert (cube.phrase, cube.regions) == ("a cube", ((0.25, 0.125, 0.5, 0.625), (0, 0, 0.125, 1)))
+        assert (vase.phrase, vase.regions) == ("a vase", ((0.5, 0, 0.75, 0.25),))
+    assert read_layout_answer(f"[]{end}cars") == ()
+    with pytest.warns(UserWarning, match="'a bowl' reaches outside the image and is clipped"):
+        (bowl,) = read_layout_answer(f"[('a bowl', [448, 256, 128, 128])]{end}")
+    assert bowl.regions == ((0.875, 0.5, 1, 0.75),)
+    with pytest.raises(ValueError, match="lies outside"):
+        read_layout_answer(f"[('a bowl', [700, 256, 128, 128])]{end}")
+
+
+def test_numbered_answers_after_a_sentence():
+    answer = """For the given image, here are the boxes (x1, y1, x2, y2):
+    1. Tree (left): Box coordinates (0, 128, 256, 512)
+    2. **Car** (center): Box coordinates (256, 128, 512, 512))
+    - traffic_light_1 (0, 0, 128, 64)
+    cup: top-left (0, 0), bottom-right (128, 256)"""
+    assert {item.phrase: item.regions for item in read_layout_answer(answer)} == {
+        "Tree": ((0, 0.25, 0.5, 1),),
+        "Car": ((0.5, 0.25, 1, 1),),
+        "traffic light": ((0, 0, 0.25, 0.125),),
+        "cup": ((0, 0, 0.25, 0.5),),
+    }
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

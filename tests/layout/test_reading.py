@@ -57,6 +57,23 @@ def test_json_form(tmp_path):
         assert frog.regions[0].shape == (4, 4) and frog.regions[0].all()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [["cat", [0.5, 0, 1, 1]], ["dog", BOX], ["cat", [0, 0, 0.5, 1]]],
+        {"iter": 0, "prompt": "x", "object_list": [["cat", [[0.5, 0, 1, 1], [0, 0, 0.5, 1]]], ["dog", BOX]]},
+        {"prompt": "x", "phrases": ["cat", "dog", "cat"], "locations": [[0.5, 0, 1, 1], BOX, [0, 0, 0.5, 1]]},
+        {"gligen_phrases": ["cat", "dog", "cat"], "gligen_boxes": [[0.5, 0, 1, 1], BOX, [0, 0, 0.5, 1]]},
+    ],
+)
+def test_pairs_and_parallel_lists(value, tmp_path):
+    (tmp_path / "layout.json").write_text(json.dumps(value))
+    for given in (value, tmp_path / "layout.json"):
+        cat, dog = read_layout(given)
+        assert (cat.phrase, cat.regions) == ("cat", ((0.5, 0, 1, 1), (0, 0, 0.5, 1)))
+        assert (dog.phrase, dog.regions) == ("dog", (tuple(BOX),))
+
+
 def half_painted(mode, ground, paint):
     image = Image.new(mode, (4, 2), ground)
     image.paste(paint, (0, 0, 2, 2))
@@ -127,6 +144,8 @@ def test_slight_overshoot_is_clipped_with_a_warning():
         ({"objects": [{"phrase": "cat", "boxes": [BOX], "tokens": [0]}]}, "the tokens of 'cat' must be a list"),
         ({"objects": [{"phrase": "cat", "boxes": [BOX], "tokens": "2"}]}, "the tokens of 'cat' must be a list"),
         ({"objects": [{"phrase": "cat", "mask": 5}]}, "the mask of 'cat' must be an image or an image file, not 5"),
+        ({"phrases": ["a", "b"], "locations": [BOX]}, "the layout has 2 phrases and 1 boxes: give one box per phrase"),
+        ([["cat", [0.5, 0.5, 0.2, 0.2]]], "a box is two corners, not a corner with width and height"),
         ({"cat": BOX, "image_size": 0}, "image_size must be the image's side in pixels"),
         ({"cat": BOX, "image_size": [1, 2, 3]}, "image_size must be the image's side in pixels"),
     ],

@@ -101,6 +101,14 @@ NEGATIONS = (
     "a kitchen lacking a stove => kitchen",
     "a bowl without a spoon on a table => bowl table",
     "a cat, no dog, a bird => cat bird",
+    "a room devoid of furniture => room",
+    "a street devoid of people and a lamp => street lamp",
+    "a bowl void of fruit => bowl",
+    "a sky empty of clouds => sky",
+    "a cat, none of the dogs => cat",
+    "a park with hardly any trees => park",
+    "a cat with no sign of a dog => cat",
+    "a bear unaccompanied by a dog => bear",
 )
 
 

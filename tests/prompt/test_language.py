@@ -9,7 +9,7 @@ OTHERS = [
     "ein Hund und eine Katze", "Eine rote Katze", "un chat et un chien", "un chat", "Le chat noir", "un perro rojo",
     "gato y perro", "dos gatos", "una mela rossa e una pera", "um gato e um cachorro", "een kat en een hond",
     "en hund och en katt", "kedi ve köpek", "一只猫和一只青蛙", "кошка и собака", "猫とカエル", "고양이와 개",
-    "قطة وكلب", "γάτα και σκύλος",
+    "kot i pies", "czerwony kot i niebieski pies", "mačka i pas", "cane e gatto", "قطة وكلب", "γάτα και σκύλος",
 ]  # fmt: skip
 
 
@@ -23,6 +23,7 @@ def test_other_languages_warn(prompt):
     "prompt",
     [
         "a piñata and a café", "Los Angeles skyline at night", "El Capitan", "Van Gogh", "a doge meme", "cat, dog",
+        "i love cats",
         "pikachu and charizard", "a bottle of eau de toilette and a rose", "", "12", "🐱", "a sign that says 猫",
     ],
 )  # fmt: skip

@@ -53,6 +53,7 @@ def test_syntax_of_other_tools_is_no_part_of_a_noun_and_gives_one_warning(tokeni
     [
         "a cat (black) and a frog",
         "A CAT AND A FROG",
+        "a C++ cat and a grade A+ frog",
         "a cat -- a frog",
         "a blue-eyed cat at 10:30 - and a frog",
         "a cat and a frog; 16:9",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import DeepCache
 import diffusers
 import tokenizers
 import torch
@@ -84,7 +85,35 @@ def replace_by_compiled(pipe: Any) -> None:
     pipe.unet = torch.compile(pipe.unet)
 
 
+def cached(name: str, change: Callable[[Any], Any], remedy: str) -> Refusal:
+    """A UNet that hands on features of earlier steps."""
+
+    def build() -> Any:
+        pipe = tiny.stable_diffusion()
+        change(pipe)
+        return pipe
+
+    return Refusal(name, build, "caches features, and guided passes would spoil them", remedy, "take it off first")
+
+
+def with_deep_cache(pipe: Any) -> None:
+    helper = DeepCache.DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=3, cache_branch_id=0)
+    helper.enable()
+
+
+def with_attention_broadcast(pipe: Any) -> None:
+    settings = {
+        "spatial_attention_block_skip_range": 2,
+        "spatial_attention_block_identifiers": ("transformer_blocks",),
+    }
+    config = diffusers.PyramidAttentionBroadcastConfig(**settings, current_timestep_callback=lambda: 500)
+    diffusers.hooks.apply_pyramid_attention_broadcast(pipe.unet, config)
+
+
 REFUSED = [
+    cached("DeepCache", with_deep_cache, r"disable\(\) of its DeepCacheSDHelper"),
+    cached("apply_pyramid_attention_broadcast", with_attention_broadcast, "take the cache off first"),
     compiled(
         "pipe.unet = torch.compile(pipe.unet)",
         replace_by_compiled,

@@ -8,6 +8,7 @@ from typing import Any
 
 import accelerate
 import diffusers
+import tomesd
 import torch
 
 from tests import tiny
@@ -283,5 +284,10 @@ HELPERS = [
         helped(lambda p: p.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)),
     ),
     Case("unet.to(memory_format=channels_last)", helped(lambda p: p.unet.to(memory_format=torch.channels_last))),
+    Case(
+        "tomesd.apply_patch",
+        helped(lambda pipe: tomesd.apply_patch(pipe, ratio=0.5, use_rand=False)),
+        note="which tokens merge is drawn anew in every call, the guided ones too; not so with `use_rand=False`",
+    ),
     Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
 ]

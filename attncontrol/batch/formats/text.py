@@ -63,12 +63,10 @@ def _options(line: str) -> dict[str, str]:
         elif option in OPTIONS:
             values[OPTIONS[option]] = value
         elif option in UNSUPPORTED:
-            raise _OptionError(f"--{option}", "has no counterpart here: take it out of the line")
+            values[option] = value
         else:
             known = ", ".join(f"--{name}" for name in (*OPTIONS, *COUNTS))
             raise _OptionError(f"--{option}", f"is no option; there are: {known}")
-    if values.get("seed") == "-1":
-        raise _OptionError("--seed", "-1, a random seed, cannot be repeated: give a number from 0 on, or none")
     return values
 
 
