@@ -47,8 +47,8 @@ def test_generate_on_a_wide_screen(visit, shoot, steps, view):
     expect(page.locator(".layout-editor .box")).to_have_count(2)
     generate(page, steps)
     shoot(page, f"generate_{view}")
-    page.get_by_role("tab", name="Attention").click()
-    expect(page.locator("#maps img")).to_have_count(4)
+    page.locator(".attention .token").first.click()
+    expect(page.locator(".sides .heat").first).to_be_visible()
     shoot(page, f"attention_{view}")
 
 
@@ -72,3 +72,14 @@ def test_on_a_phone(visit, shoot, steps, view):
     for tab in ("Compare", "Batch"):
         page.get_by_role("tab", name=tab).click()
         shoot(page, f"phone_{tab.lower()}_{view}")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["wide", "phone"])
+def test_the_first_screen(visit, request, tmp_path, view, size):
+    page = visit(*size, is_mobile=size[0] < 600, **VIEWS[view])
+    page.wait_for_timeout(1000)
+    folder = Path(request.config.getoption("--screenshots") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"first_{size[0]}_{view}.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
