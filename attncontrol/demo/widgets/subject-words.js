@@ -46,7 +46,7 @@ function chip(word, index) {
   button.append(make("span", { textContent: word.text }));
   if (word.pieces.length > 1 && !word.unknown) button.append(make("small", { textContent: word.pieces.join("·") }));
   const part = role === "noun" ? "subject" : role === "modifier" ? `describes ${value.words[value.groups[group].noun].text}` : "no subject";
-  button.title = cut ? "The text encoder does not see this word" : `${part}; ${word.pieces.length} token${word.pieces.length > 1 ? "s" : ""}`;
+  button.title = cut ? "The text encoder does not see this word" : `${part}; ${word.pieces.length} token${word.pieces.length > 1 ? "s" : ""}: ${word.pieces.join("·")}`;
   button.setAttribute("aria-pressed", group >= 0);
   button.setAttribute("aria-label", `${word.text}: ${cut ? "cut off by the text encoder" : part}${word.unknown ? "; the model does not know this word" : ""}`);
   button.onclick = () => click(index);
