@@ -7,7 +7,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
-from tests.demo.test_generate import choose, generate, open_part
+from tests.demo.test_generate import generate, open_part
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
@@ -24,14 +24,14 @@ def steps(request):
 def shoot(request, tmp_path):
     """shoot(page, name) writes name.png, of few colours so that it is small, and checks the page's width."""
 
-    def take(page, name):
+    def take(page, name, full=True):
         page.wait_for_timeout(500)  # for accordions to open
         width = page.viewport_size["width"]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         folder = Path(request.config.getoption("--screenshots") or tmp_path)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
-        page.screenshot(path=path, full_page=True)
+        page.screenshot(path=path, full_page=full)
         with Image.open(path) as image:
             assert image.width == width
             image.convert("RGB").quantize(192).save(path, optimize=True)
@@ -41,15 +41,16 @@ def shoot(request, tmp_path):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_generate_on_a_wide_screen(visit, shoot, steps, view):
-    page = visit(**VIEWS[view])
-    choose(page, "layout-guidance")
-    page.locator("#automatic-layout").click()
+    page = visit(height=1150, **VIEWS[view])
+    page.locator(".card").nth(4).click()
     expect(page.locator(".layout-editor .box")).to_have_count(2)
     generate(page, steps)
-    shoot(page, f"generate_{view}")
+    page.evaluate("scrollTo(0, 0)")
+    shoot(page, f"generate_{view}", full=False)
     page.locator(".attention .token").first.click()
     expect(page.locator(".sides .heat").first).to_be_visible()
-    shoot(page, f"attention_{view}")
+    page.evaluate("scrollTo(0, 0)")
+    shoot(page, f"attention_{view}", full=False)
 
 
 def test_compare_on_a_wide_screen(visit, shoot, steps):
