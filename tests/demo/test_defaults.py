@@ -38,6 +38,7 @@ def test_the_readme_begins_with_the_same_picture():
     assert call.groups() == (first["prompt"], first["method"])
 
 
+@pytest.mark.slow
 def test_the_readmes_first_command_succeeds_with_the_default_method(emoji):
     prompt = re.search(r'attncontrol compare "(.+?)" --output', text("README.md"))[1]
     assert not judged(emoji, prompt, None, 0).all_right

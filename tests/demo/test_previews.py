@@ -33,7 +33,7 @@ def last_preview_and_result(pipe, monkeypatch, **arguments):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("scheduler", [diffusers.DDIMScheduler, diffusers.EulerDiscreteScheduler])
-@pytest.mark.parametrize("control", [None, "attend-and-excite"])
+@pytest.mark.parametrize("control", [None, pytest.param("attend-and-excite", marks=pytest.mark.slow)])
 def test_the_last_preview_is_the_picture(monkeypatch, scheduler, prediction, control):
     made = tiny.scheduler(scheduler, prediction_type=prediction)
     if scheduler is diffusers.DDIMScheduler:
