@@ -42,6 +42,7 @@ def test_boxes_drawn_on_the_tab_generate_are_used(visit, tmp_path):
     open_part(page, "layout")
     page.locator(".layout-editor .add").click()
     open_tab(page)
+    page.locator("#compare-prompt input, #compare-prompt textarea").first.fill("a bird and a suitcase")
     for method in ("plain", "conform"):
         page.locator("#compare-methods").get_by_label(method).uncheck()
     page.locator("#compare-methods").get_by_label("boxdiff").check()
@@ -53,7 +54,7 @@ def test_boxes_drawn_on_the_tab_generate_are_used(visit, tmp_path):
     download.value.save_as(tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as grid:
         (recipe,) = json.loads(grid.info[RECIPE_KEY])
-    assert recipe["layout"] == {"cat": [[0.25, 0.25, 0.75, 0.75]]}
+    assert recipe["layout"] == {"bird": [[0.25, 0.25, 0.75, 0.75]]}
     page.locator("#compare-prompt input, #compare-prompt textarea").first.fill("a bear and a clock")
     page.locator("#compare").click()
     expect(page.locator("#error-compare-layout")).to_contain_text("not in the prompt")
