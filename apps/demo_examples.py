@@ -1,6 +1,7 @@
 """Chooses the demo's examples by measurement: `python -m apps.demo_examples`, about 15 minutes on two CPU cores.
 
-With --pictures it only draws those that are in examples.json, plain and with control, for the page to show at once.
+With --pictures it only draws those that are in examples.json, plain and with control, and keeps their attention maps
+and recipes, for the page to show at once.
 
 Every candidate, a prompt with a method, is drawn plain and with control on the same seeds, and the oracle judges both.
 Of each kind (objects, colours, boxes) the candidates that gain most are kept, each with the first seed where plain
@@ -11,15 +12,17 @@ every object also has its centre in its box, as in `apps.benchmark_faithfulness`
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apps.faithfulness.report import centre_inside
 from attncontrol.cli.loading import load_pipeline
-from attncontrol.demo.examples import FILE, picture_file
-from attncontrol.evaluation.oracle import detect, expected_from_prompt, verdict
+from attncontrol.demo import verdicts
+from attncontrol.demo.examples import FILE, MODEL, maps_file, picture_file
+from attncontrol.demo.result_view import sheet_of
+from attncontrol.demo.widgets import boxes_of
 from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.images.files import write_text
 from attncontrol.images.recipe import package_versions
@@ -29,7 +32,7 @@ from attncontrol.losses.combining import resolve_control
 from attncontrol.models import default_guidance_scale
 from attncontrol.prompt import structure_of
 
-MODEL, STEPS = "emoji", 30
+STEPS = 30
 PROMPTS = {
     "objects": ("a cat and a frog", "a bird and a suitcase", "a lion and a clock", "a dog and a bench"),
     "colours": ("a red crown and a blue bow", "a green backpack and a yellow bowl", "a blue car and a red balloon"),
@@ -65,16 +68,14 @@ class Measured:
         return {"prompt": self.prompt, "method": self.method, "seed": self.seed, **layout, "shows": shows}
 
 
-def success(drawn: Drawn, boxes: dict[str, Any] | None) -> bool:
-    """Whether every object is there in its colour and, with boxes, has its centre in its own."""
-    found = detect(drawn.image)[0]
-    if not verdict(drawn.recipe.prompt, found).all_right:
-        return False
-    for name, _ in expected_from_prompt(drawn.recipe.prompt) if boxes else ():
-        seen = [d.box for d in found if d.object == name]
-        if not any(centre_inside(box, boxes[name]) for box in seen):
-            return False
-    return True
+def success(drawn: Drawn) -> bool:
+    """Whether every object is there in its colour and, with boxes, in its place."""
+    return all(state == verdicts.RIGHT for _, state in states(drawn))
+
+
+def states(drawn: Drawn) -> verdicts.States:
+    """What became of every thing, and with boxes whether it is in its own."""
+    return verdicts.states(MODEL, drawn.recipe.prompt, drawn.image, boxes_of(drawn.recipe.layout))
 
 
 def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
@@ -82,13 +83,11 @@ def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
     measured = []
     for kind, prompts in PROMPTS.items():
         for prompt in prompts:
-            boxes = boxes_by_noun(pipe, prompt) if kind == "boxes" else None
-            scale = default_guidance_scale(MODEL)
-            request = Request(MODEL, prompt, "", STEPS, scale, None, None, layout="auto" if boxes else None)
+            request = request_for(pipe, prompt, boxed=kind == "boxes")
 
-            def successes(control: str | None, request: Request = request, boxes: Any = boxes) -> tuple[bool, ...]:
+            def successes(control: str | None, request: Request = request) -> tuple[bool, ...]:
                 methods = resolve_control(control, pipe.tuned_settings)
-                return tuple(success(draw(pipe, request, methods, s, lambda _: None), boxes) for s in seeds)
+                return tuple(success(draw(pipe, request, methods, s, lambda _: None)) for s in seeds)
 
             plain = successes(None)
             for name, cls in method_classes().items():
@@ -100,40 +99,33 @@ def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
     return measured
 
 
-def states(drawn: Drawn, boxes: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Every thing that the prompt names and what became of it: "right", "missing", "wrong colour" or "misplaced"."""
-    expected = expected_from_prompt(drawn.recipe.prompt)
-    judged = verdict(expected, drawn.image)
-    found = []
-    for (name, colour), present, coloured in zip(expected, judged.present, judged.coloured, strict=True):
-        seen = [d.box for d in judged.detections if d.object == name]
-        placed = boxes is None or any(centre_inside(box, boxes[name]) for box in seen)
-        state = "right" if coloured and placed else "misplaced" if coloured else "wrong colour"
-        found.append((f"{colour} {name}" if colour else name, state if present else "missing"))
-    return found
-
-
-def boxes_by_noun(pipe: Any, prompt: str) -> dict[str, Any]:
-    """The automatic layout's box for every noun."""
-    structure = structure_of(prompt, pipe.tokenizer)
-    regions = automatic_layout(structure).regions
-    return {e.noun.text: r[0] for e, r in zip(structure.entities, regions, strict=True)}
-
-
 def draw_pictures(pipe: Any, examples: Sequence[dict[str, Any]]) -> None:
-    """Writes the pictures of every example and notes in it what became of its things."""
+    """Writes pictures and maps of every example, and notes in it what became of its things, and its recipes."""
     for number, example in enumerate(examples):
-        prompt, layout = example["prompt"], example.get("layout")
-        boxes = boxes_by_noun(pipe, prompt) if layout else None
-        request = Request(MODEL, prompt, "", STEPS, default_guidance_scale(MODEL), None, None, layout=layout)
+        request = request_for(pipe, example["prompt"], boxed="layout" in example, maps=True)
+        drawn = {}
         for side, control in (("plain", None), ("control", example["method"])):
             methods = resolve_control(control, pipe.tuned_settings)
-            drawn = draw(pipe, request, methods, example["seed"], lambda _: None)
-            example[side] = states(drawn, boxes)
-            path = picture_file(number, side)
-            path.parent.mkdir(exist_ok=True)
-            drawn.image.save(path, lossless=True)
-            print(prompt, side, example[side], flush=True)
+            drawn[side] = draw(pipe, request, methods, example["seed"], lambda _: None)
+            example[side] = states(drawn[side])
+            picture_file(number, side).parent.mkdir(exist_ok=True)
+            drawn[side].image.save(picture_file(number, side), lossless=True)
+            print(example["prompt"], side, example[side], flush=True)
+        sheet = sheet_of([side.record for side in drawn.values()])
+        sheet.image.save(maps_file(number), lossless=True)
+        example["maps"] = {"words": sheet.words, "peaks": sheet.peaks, "steps": sheet.steps}
+        example["recipes"] = {side: dataclasses.asdict(its.recipe) for side, its in drawn.items()}
+
+
+def request_for(pipe: Any, prompt: str, boxed: bool, maps: bool = False) -> Request:
+    """What all pictures of a prompt share; `boxed`: the boxes of the automatic layout too."""
+    layout = None
+    if boxed:
+        structure = structure_of(prompt, pipe.tokenizer)
+        placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
+        layout = {entity.text: [list(box) for box in regions] for entity, regions in placed}
+    scale = default_guidance_scale(MODEL)
+    return Request(MODEL, prompt, "", STEPS, scale, None, None, layout=layout, layout_json=layout, maps=maps)
 
 
 def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def run(checkpoint, tmp_path, monkeypatch):
         if command in ("generate", "compare"):
             given = [*QUICK, "--output", "out", *given]
         if command == "generate" and "--control" not in given:
-            given += ["--set", "thresholds={}"]
+            given += ["--set", "refine_at=[]"]
         return CliRunner().invoke(app, [command, *given])
 
     return invoke
@@ -61,8 +61,9 @@ def pixels(path) -> np.ndarray:
 
 def test_generate_writes_what_the_pipeline_makes_and_how(run, checkpoint):
     result = run(
-        "generate", PROMPT, "--seed", 3, "--negative-prompt", "a car", "--guidance-scale", 4, "--set", "step_size=40"
-    )
+        "generate", PROMPT, "--control", "attend-and-excite", "--set", "step_size=40", "--set", "thresholds={}",
+        "--seed", 3, "--negative-prompt", "a car", "--guidance-scale", 4,
+    )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     path = Path("out/a-cat-and-a-red-frog_attend-and-excite_3.png")
     assert written() == [path.name] and str(path) in result.stdout and "cat [2], red frog [6]" in result.stdout
@@ -82,10 +83,10 @@ def test_generate_writes_what_the_pipeline_makes_and_how(run, checkpoint):
 def test_a_seed_gives_the_same_image_alone_and_in_a_series(run):
     assert run("generate", PROMPT, "--seed", 4, "--images", 3).exit_code == 0
     assert len(written()) == 3
-    series = pixels("out/a-cat-and-a-red-frog_attend-and-excite_5.png")
+    series = pixels("out/a-cat-and-a-red-frog_conform_5.png")
     assert run("generate", PROMPT, "--seed", 5, "--overwrite").exit_code == 0
-    assert (pixels("out/a-cat-and-a-red-frog_attend-and-excite_5.png") == series).all()
-    assert (pixels("out/a-cat-and-a-red-frog_attend-and-excite_6.png") != series).any()
+    assert (pixels("out/a-cat-and-a-red-frog_conform_5.png") == series).all()
+    assert (pixels("out/a-cat-and-a-red-frog_conform_6.png") != series).any()
 
 
 def test_control_none_is_plain_sampling(run, checkpoint):
@@ -161,7 +162,7 @@ def test_subjects_are_words_indices_or_groups(run, subjects, tokens):
 def test_maps_are_saved_over_the_image(run):
     result = run("generate", PROMPT, "--seed", 0, "--maps")
     assert result.exit_code == 0, result.stderr
-    stem = "a-cat-and-a-red-frog_attend-and-excite_0"
+    stem = "a-cat-and-a-red-frog_conform_0"
     assert written() == [f"{stem}.png", f"{stem}_maps.png"]
     with Image.open(f"out/{stem}_maps.png") as image:
         assert image.width > 3 * 256 and image.height > 256
@@ -266,7 +267,7 @@ def test_parse_shows_entities_and_what_methods_make_of_them(run):
         ([PROMPT, "--control", "none", "--subjects", "cat"], "--control: 'none' makes no use of --subjects"),
         ([PROMPT, "--set", "stepsize=3"], "--set: the control has no setting 'stepsize', did you mean 'step_size'"),
         ([PROMPT, "--set", "step_size"], "--set: 'step_size' must have the form key=value"),
-        ([PROMPT, "--set", "step_size=far"], "--set: attend-and-excite: step_size cannot be 'far'"),
+        ([PROMPT, "--set", "step_size=far"], "--set: conform: step_size cannot be 'far'"),
         ([PROMPT, "--set", "start=0.9"], "need 0 <= start <= stop <= 1"),
         ([PROMPT, "--set", "syngen.stop=1"], "--set: the control has no setting 'syngen.stop'"),
         ([PROMPT, "--subjects", "dgo, cat"], "'dgo' is not in the prompt"),

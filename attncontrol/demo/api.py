@@ -21,6 +21,7 @@ from attncontrol.demo.widgets import settings_form, word_groups
 from attncontrol.images.drawing import draw
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
+from attncontrol.losses.presets import PRESETS
 from attncontrol.models import default_guidance_scale
 from attncontrol.prompt import structure_of
 
@@ -50,7 +51,7 @@ class Api:
                 self.generate,
                 [
                     prompt,
-                    gr.Dropdown(names, value=DEFAULT_CONTROL, label="method"),
+                    gr.Dropdown([*names, *PRESETS], value=DEFAULT_CONTROL, label="method", allow_custom_value=True),
                     gr.JSON({}, label="settings"),
                     gr.JSON([], label="subjects"),
                     gr.JSON({}, label="layout"),
@@ -119,7 +120,7 @@ class Api:
         height: float,
         request: gr.Request,
     ) -> tuple[str, dict[str, Any]]:
-        """One image with control ("none": without): a PNG that carries its recipe, and the recipe."""
+        """One image with a method, "auto", a sum or "none": a PNG that carries its recipe, and the recipe."""
         with _errors():
             task = read_task(
                 self.studio,

@@ -86,7 +86,8 @@ def serve(
             app_kwargs={"middleware": [guard]},
             enable_monitoring=False,
             theme=_theme(),
-            css=Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
+            head=_beside("head.html"),
+            css=_beside("style.css"),
             footer_links=["api", "settings"],
             share=False,
             _frontend=False,  # no check whether the page answers within 3 s: a busy machine may take longer
@@ -99,12 +100,20 @@ def serve(
     return address
 
 
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
 def _theme() -> gr.themes.Base:
     """The default theme with fonts of the computer's own, and buttons dark enough for their white text."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return theme.set(
         button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
         button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
         button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_hover_dark="#991b1b",
     )

@@ -14,6 +14,9 @@ from attncontrol.demo.task import FieldError
 
 FAILED = "This failed in a way the page did not foresee; the server's log has the details."
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # the API has functions of its own, in api.py
+ENDED = "() => { dispatchEvent(new CustomEvent('job-ended')); }"
+# The button was disabled under the focus, which then is nowhere.
+FOCUS = "() => document.activeElement === document.body && document.getElementById('%s').focus({preventScroll: true})"
 # Gradio's default mode "once" forgets what happens while the answer to an event before is on its way.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last", **PRIVATE}
 
@@ -77,19 +80,18 @@ class JobPanel:
             **PRIVATE,
         )
         # Only here, when the browser has seen the job's end: it would drop a press that comes before.
-        job.then(self._idle, None, buttons, **QUIET)
+        job.then(self._idle, None, buttons, js=ENDED, **QUIET).then(None, js=FOCUS % self.kind, **PRIVATE)
         job.failure(self._fail, None, [*buttons, self.status], **QUIET)
         self.cancel.click(self._cancel, None, self.cancel, **QUIET)
 
     def _updates(self, reports: Iterator[Any], session: str) -> Iterator[dict[Any, Any]]:
         """What the reports of a job change on the page, up to its end or to the visitor's pressing Cancel."""
-        preview, ended = None, False
+        ended = False
         for report in reports:
             if isinstance(report, Waiting):
                 update = self.tell(f"In the queue: {report.ahead} job{'s' if report.ahead > 1 else ''} before yours.")
             elif isinstance(report, Progress):
-                preview = report.preview or preview
-                update = {self.status: pictures.progress(report, preview)}
+                update = {self.status: pictures.progress(report)}
             else:
                 update = report
             yield update

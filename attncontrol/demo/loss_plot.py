@@ -72,4 +72,6 @@ def _axes(low: float, high: float, count: int, y) -> str:
         f'{ticks}<text x="{LEFT}" y="{base + 16}">step 1</text>'
         f'<text x="{WIDTH - RIGHT}" y="{base + 16}" text-anchor="end">step {count}</text>'
         f'<text x="{LEFT + (WIDTH - LEFT - RIGHT) / 2}" y="{base + 28}" text-anchor="middle">sampling steps</text>'
+        f'<text x="12" y="{TOP + (base - TOP) / 2}" text-anchor="middle" '
+        f'transform="rotate(-90 12 {TOP + (base - TOP) / 2})">loss</text>'
     )

@@ -9,7 +9,7 @@ from typing import Any
 from attncontrol.arguments import PLAIN
 from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
-from attncontrol.losses.combining import control_to_json, resolve_control
+from attncontrol.losses.combining import control_name, control_to_json, resolve_control
 from attncontrol.models import resolve, tuned_settings
 
 
@@ -46,10 +46,10 @@ def as_python(recipe: Recipe) -> str:
 def as_command(recipe: Recipe) -> str:
     """The command line that makes the image, its layout in a file of its own."""
     control = " + ".join(
-        part["method"] if part["weight"] == 1 else f"{part['weight']:g}*{part['method']}" for part in recipe.control
+        part["method"] if part["weight"] == 1 else f"{part['weight']!r}*{part['method']}" for part in recipe.control
     )
     words = ["attncontrol", "generate", recipe.prompt, "--control", control or PLAIN, "--seed", str(recipe.seed)]
-    words += ["--steps", str(recipe.steps), "--guidance-scale", f"{recipe.guidance_scale:g}"]
+    words += ["--steps", str(recipe.steps), "--guidance-scale", repr(recipe.guidance_scale)]
     words += ["--width", str(recipe.width), "--height", str(recipe.height), "--model", recipe.model]
     if recipe.dtype != "float32":
         words += ["--dtype", recipe.dtype]
@@ -86,14 +86,27 @@ def _changed(recipe: Recipe) -> list[dict[str, Any]] | None:
     return parts or None
 
 
+def control_of(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """The recipe's control as the page has it: the name of a method or sum, and all settings."""
+    if not recipe.control:
+        return PLAIN, {}
+    several = len(recipe.control) > 1
+    settings = {
+        f"{part['method']}.{name}" if several else name: value
+        for part in recipe.control
+        for name, value in part.items()
+        if name not in ("method", "weight")
+    }
+    return control_name(resolve_control(list(recipe.control))), settings
+
+
 def check_restorable(recipe: Recipe, model: str) -> None:
     """Raises ValueError for a recipe whose method or model this demo does not have."""
     if recipe.model != model:
         raise ValueError(f"this image was made by the model {recipe.model!r}; this demo runs {model!r}.")
-    if len(recipe.control) > 1:
-        raise ValueError("this image was made by a sum of methods; the demo runs one method at a time.")
     for part in recipe.control:
         if part.get("method") not in method_classes():
             raise ValueError(f"this image was made by the method {part.get('method')!r}, which is not known here.")
-        if recipe.layout and not method_classes()[part["method"]].needs_layout:
-            raise ValueError(f"this image was made by {part['method']} with boxes, which the demo does not offer.")
+    boxed = any(method_classes()[part["method"]].needs_layout for part in recipe.control)
+    if recipe.control and recipe.layout and not boxed:
+        raise ValueError("this image was made with boxes by methods that need none, which the demo does not offer.")

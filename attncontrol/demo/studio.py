@@ -10,14 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 
 from attncontrol.families import family_of
 from attncontrol.models import resolve, tuned_settings
 
-PREVIEW_SECONDS = 0.15
-PREVIEW_SHARE = 0.2  # of the time, at most, goes into decoding previews
 LOOK_SECONDS = 1.0  # how often a job is asked whether its visitor is still there
 SECONDS = 120
 PLACES = 20  # in the queue for the model; every job in it occupies one of the server's 40 threads
@@ -31,7 +28,7 @@ class Cancelled(BaseException):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: steps done of all its steps, what is being made, and the forming image where it changed."""
+    """How far a job is: steps done of all its steps, what is being made, perhaps the picture predicted so far."""
 
     done: int
     total: int
@@ -178,25 +175,6 @@ class Studio:
             yield
         finally:
             handle.remove()
-
-    def previewer(self) -> Callable[[torch.Tensor], Image.Image | None]:
-        """A function from latents to a picture, or None where it would come too early or cost too much time."""
-        spent = 0.0
-        first = last = time.monotonic()
-
-        def preview(latents: torch.Tensor) -> Image.Image | None:
-            nonlocal spent, last
-            now = time.monotonic()
-            if now - last < PREVIEW_SECONDS or spent > PREVIEW_SHARE * (now - first):
-                return None
-            with torch.no_grad():
-                decoded = self.pipe.vae.decode(latents[:1] / self.pipe.vae.config.scaling_factor).sample
-            image = self.pipe.image_processor.postprocess(decoded.nan_to_num(), output_type="pil")[0]
-            last = time.monotonic()
-            spent += last - now
-            return image
-
-        return preview
 
 
 def load(model: str, device: str, dtype: str, seconds: float = SECONDS) -> Studio:

@@ -11,13 +11,14 @@ from typing import Any
 
 from attncontrol.arguments import LARGEST_SEED, PLAIN, read_assignment, read_seeds
 from attncontrol.control import prepare_targets
+from attncontrol.demo.previews import previews
 from attncontrol.demo.schema import ITEMS, read_boxes, read_settings, read_subject_list
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
 from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.layout import place, read_layout
 from attncontrol.losses import MethodSum
-from attncontrol.losses.combining import resolve_control
+from attncontrol.losses.combining import resolve_control, with_settings
 from attncontrol.prompt import structure_of
 
 LONGEST = 80  # of a number or a method's name as a visitor writes it, and of what an error quotes of it
@@ -128,7 +129,7 @@ def read_text(name: str, text: Any, limits: Limits, needed: bool = False) -> str
         raise FieldError(name, "this must be a text.")
     text = (text or "").strip()
     if needed and not text:
-        raise FieldError(name, "the prompt is empty: say what to draw, for instance “a cat and a frog”.")
+        raise FieldError(name, "the prompt is empty: say what to draw, for instance “a bird and a suitcase”.")
     if len(text) > limits.prompt_characters:
         raise FieldError(
             name, f"this has {len(text)} characters; at most {limits.prompt_characters} are allowed here."
@@ -180,13 +181,13 @@ def read_side(name: str, value: Any, studio: Studio, limits: Limits) -> int:
 
 
 def read_method(studio: Studio, method: str, settings: Mapping[str, Any]) -> MethodSum:
-    """The method with its settings. Raises FieldError of "method" or "settings"."""
+    """The method, preset or sum of methods with its settings. Raises FieldError of "method" or "settings"."""
     if method == PLAIN:
         return MethodSum()
     if not isinstance(method, str) or len(method) > LONGEST:
         raise FieldError("method", "this is no method's name.")
     with field("method"):
-        resolve_control({"method": method}, studio.tuned)
+        methods = resolve_control(method, studio.tuned)
     with field("settings"):
         given = dict(
             read_assignment(f"{name}={value}") if isinstance(value, str) else (name, value)
@@ -194,9 +195,15 @@ def read_method(studio: Studio, method: str, settings: Mapping[str, Any]) -> Met
         )
         if any(isinstance(value, list | dict) and len(value) > ITEMS for value in given.values()):
             raise ValueError(f"a setting may have at most {ITEMS} numbers here")
-        if "method" in given:
-            raise ValueError("'method' is no setting; it has a field of its own")
-        return resolve_control({"method": method, **given}, studio.tuned)
+        return with_settings(methods, given)
+
+
+def needs_boxes(studio: Studio, method: str) -> bool:
+    """Whether a method, preset or sum needs a layout; False for what is none of these."""
+    try:
+        return any(part.needs_layout for _, part in read_method(studio, method, {}).parts)
+    except FieldError:
+        return False
 
 
 def read_seed_list(text: str, limits: Limits) -> list[int]:
@@ -234,19 +241,20 @@ def make_pairs(studio: Studio, task: Task, report: Report) -> list[Pair]:
     """Draws a task's images, plain and controlled in turn; reports `Progress` after every step."""
     variants = [MethodSum(), task.methods] if task.methods.parts else [MethodSum()]
     total = len(task.seeds) * len(variants) * task.request.steps
-    done, preview = 0, studio.previewer()
+    done = 0
     pairs = []
-    for seed in task.seeds:
-        drawn = []
-        for methods in variants:
-            what = f"seed {seed}, {'with control' if methods.parts else 'plain'}"
+    with previews(studio.pipe, task.request.width, task.request.height) as preview:
+        for seed in task.seeds:
+            drawn = []
+            for methods in variants:
+                what = f"seed {seed}, {'with control' if methods.parts else 'plain'}"
 
-            def on_step(latents: Any, what: str = what) -> None:
-                nonlocal done
-                done += 1
-                report(Progress(done, total, what, preview(latents)))
+                def on_step(_: Any, what: str = what) -> None:
+                    nonlocal done
+                    done += 1
+                    report(Progress(done, total, what, preview()))
 
-            with field("settings"):  # what only the run itself can find wrong
-                drawn.append(draw(studio.pipe, task.request, methods, seed, on_step))
-        pairs.append(Pair(*drawn))
+                with field("settings"):  # what only the run itself can find wrong
+                    drawn.append(draw(studio.pipe, task.request, methods, seed, on_step))
+            pairs.append(Pair(*drawn))
     return pairs

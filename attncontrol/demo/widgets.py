@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -10,8 +11,10 @@ import gradio as gr
 
 from attncontrol.arguments import PLAIN
 from attncontrol.demo.studio import Studio
+from attncontrol.demo.verdicts import is_unknown
 from attncontrol.layout import read_layout
-from attncontrol.losses import method_classes
+from attncontrol.losses.base import Method
+from attncontrol.losses.combining import resolve_control
 from attncontrol.prompt.align import tokenize
 from attncontrol.prompt.structure import PromptStructure
 from attncontrol.prompt.subjects import WORD
@@ -19,12 +22,15 @@ from attncontrol.prompt.subjects import WORD
 FOLDER = Path(__file__).with_name("widgets")
 
 
-def widget(name: str, value: Any, **options: Any) -> gr.HTML:
-    """The component whose script is widgets/NAME.js. The script gets `element`, `props`, `watch` and `trigger`."""
+def widget(name: str, value: Any, inside: str = "", **options: Any) -> gr.HTML:
+    """The component whose script is widgets/NAME.js; `inside` is what is there before the script runs.
+
+    The script gets `element`, `props` (the value and other options), `watch` and `trigger`.
+    """
     script = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
     return gr.HTML(
         value,
-        html_template=f'<div class="{name}"></div>',
+        html_template=f'<div class="{name}">{inside}</div>',
         js_on_load=script,
         apply_default_css=False,
         elem_id=options.pop("elem_id", name),
@@ -32,35 +38,34 @@ def widget(name: str, value: Any, **options: Any) -> gr.HTML:
     )
 
 
-def settings_form(studio: Studio, method: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The value of the settings form of a method: its dataclass fields as form fields, with these values.
+def settings_form(studio: Studio, control: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The value of the settings form of a method or a sum: its settings as form fields, with these values.
 
     {"method", "fields": [{"name", "kind", "help", "default", "choices", "least"}], "values"}; kind is "number", "yes",
-    "choice" or "text" (for tuples, mappings and whatever may be None).
+    "choice" or "text" (for tuples, mappings and whatever may be None). Names are "method.setting" in a sum. Raises
+    ValueError for an unknown method.
     """
-    if method == PLAIN:
-        return {"method": method, "fields": [], "values": {}}
-    cls = method_classes()[method]
-    types = get_type_hints(cls)
-    defaults = cls(**studio.tuned.get(method, {})).settings()
-    fields = []
-    for name, default in defaults.items():
-        metadata = cls.__dataclass_fields__[name].metadata
-        kind, choices = _kind(types[name])
-        shown = _text(default) if kind == "text" else default
-        fields.append(
-            {
-                "name": name,
-                "kind": kind,
-                "help": metadata["help"],
-                "default": shown,
-                "choices": choices,
-                "least": metadata.get("at_least"),
-            }
-        )
-    given = {f["name"]: (values or {}).get(f["name"], defaults[f["name"]]) for f in fields}
-    shown = {f["name"]: _text(given[f["name"]]) if f["kind"] == "text" else given[f["name"]] for f in fields}
-    return {"method": method, "fields": fields, "values": shown}
+    methods = resolve_control(None if control == PLAIN else control, studio.tuned)
+    fields = {}
+    for _, method in methods.parts:
+        prefix = f"{method.name}." if len(methods.parts) > 1 else ""
+        for name, default in method.settings().items():
+            fields[prefix + name] = _form_field(type(method), name, default) | {"name": prefix + name}
+    given = {name: (values or {}).get(name, field["default"]) for name, field in fields.items()}
+    shown = {name: _text(given[name]) if field["kind"] == "text" else given[name] for name, field in fields.items()}
+    return {"method": control, "fields": list(fields.values()), "values": shown}
+
+
+def _form_field(cls: type[Method], name: str, default: Any) -> dict[str, Any]:
+    metadata = cls.__dataclass_fields__[name].metadata
+    kind, choices = _kind(get_type_hints(cls)[name])
+    return {
+        "kind": kind,
+        "help": metadata["help"],
+        "default": _text(default) if kind == "text" else default,
+        "choices": choices,
+        "least": metadata.get("at_least"),
+    }
 
 
 def _kind(annotation: Any) -> tuple[str, list[Any]]:
@@ -79,9 +84,9 @@ def _text(value: Any) -> str:
 def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict[str, Any]:
     """The value of the subjects' component.
 
-    {"prompt", "words": [{"text", "pieces", "indices"}], "groups": [{"noun": word, "modifiers": [words]}], "edited",
-    "tokens", "kept", "parser"}; `words` covers the prompt, `indices` is empty where the text encoder cuts it off,
-    words are numbered from 0.
+    {"prompt", "words": [{"text", "pieces", "indices", "unknown"}], "groups": [{"noun": word, "modifiers": [words]}],
+    "edited", "tokens", "kept", "parser"}; `words` covers the prompt, `indices` is empty where the text encoder cuts it
+    off, `unknown` says that the model was never taught the word, words are numbered from 0.
     """
     tokenized = tokenize(studio.tokenizer, prompt)
     spans = _word_spans(prompt, structure)
@@ -89,7 +94,9 @@ def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict
     for span in spans:
         positions = [i for i, s in enumerate(tokenized.spans) if s is not None and s[0] < span[1] and span[0] < s[1]]
         pieces = [tokenized.pieces[i].removesuffix("</w>") for i in positions]
-        words.append({"text": prompt[slice(*span)], "pieces": pieces, "indices": list(tokenized.token_indices(span))})
+        text, indices = prompt[slice(*span)], list(tokenized.token_indices(span))
+        unknown = is_unknown(studio.model, text)
+        words.append({"text": text, "pieces": pieces, "indices": indices, "unknown": unknown})
     groups = [
         {"noun": spans.index(entity.noun.span), "modifiers": [spans.index(word.span) for word in entity.modifiers]}
         for entity in structure.entities
@@ -112,6 +119,30 @@ def _word_spans(prompt: str, structure: PromptStructure) -> list[tuple[int, int]
     others = (match.span() for match in WORD.finditer(prompt))
     free = {span for span in others if not any(span[0] < end and start < span[1] for start, end in fixed)}
     return sorted(fixed | free)
+
+
+def carried_over(before: Any, after: dict[str, Any]) -> dict[str, Any]:
+    """The groups of an edited prompt: those a visitor chose before, as far as their words survive, and new things.
+
+    `before` and `after` are values of the subjects' component, `after` with the groups that the parser found. Words
+    survive where the longest common runs of words are; a group whose noun is gone goes with it.
+    """
+    if not isinstance(before, dict) or not before.get("edited") or not before.get("words"):
+        return after
+    old, new = ([word["text"].lower() for word in value["words"]] for value in (before, after))
+    moved: dict[int, int] = {}
+    for block in SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
+        moved |= {block.a + i: block.b + i for i in range(block.size)}
+    kept = [
+        {"noun": moved[group["noun"]], "modifiers": sorted(moved[i] for i in group["modifiers"] if i in moved)}
+        for group in before["groups"]
+        if group["noun"] in moved
+    ]
+    if not kept:
+        return after
+    survivors = set(moved.values())
+    added = [group for group in after["groups"] if survivors.isdisjoint([group["noun"], *group["modifiers"]])]
+    return {**after, "groups": sorted(kept + added, key=lambda group: group["noun"]), "edited": True}
 
 
 def edited_subjects(value: Any, prompt: str) -> list[Any] | None:

@@ -42,16 +42,20 @@ def chromium():
 
 @pytest.fixture
 def visit(server, chromium):
-    """visit(width=1440, ...) opens the page as a new visitor; errors in the page's scripts fail the test."""
+    """visit(width=1440, ...) opens the page as a new visitor; errors in the page's scripts fail the test.
+
+    address: another than the page's own; script: what runs in the page before its own scripts.
+    """
     contexts, faults = [], []
 
-    def open_page(width=1440, height=900, **options):
+    def open_page(width=1440, height=900, address=None, script="", **options):
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(server.url)
+        page.add_init_script(script)
+        page.goto(address or server.url)
         page.locator(".subject-words .word").first.wait_for()
         return page
 

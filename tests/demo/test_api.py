@@ -54,6 +54,12 @@ def test_generate_returns_the_png_and_its_recipe(client):
     assert recipe["layout"] == {"crown": [0, 0, 0.5, 1], "bow": [[0.5, 0, 1, 1]]}
 
 
+def test_generate_takes_presets_and_sums(client):
+    for method, parts in (("auto", ["conform", "syngen"]), ("ebama + 0.5*syngen", ["ebama", "syngen"])):
+        _, recipe = client.predict("a cat and a frog", method, steps=2, api_name="/generate")
+        assert [part["method"] for part in recipe["control"]] == parts
+
+
 def test_compare_returns_a_grid_and_verdicts(client):
     _, verdicts = client.predict("a cat and a frog", ["none", "syngen"], "3", 2, 3.0, api_name="/compare")
     assert [(v["method"], v["seed"]) for v in verdicts] == [("plain", 3), ("syngen", 3)]
@@ -77,6 +83,7 @@ def test_compare_returns_a_grid_and_verdicts(client):
         ({"settings": {"kernel_size": 30001}}, "settings: .*kernel_size must be .*at most 31"),
         ({"settings": "x"}, "settings: Settings are"),
         ({"prompt": "a cat\0"}, "prompt: This has a control character"),
+        ({"method": "ebma"}, "method: Unknown method 'ebma', did you mean 'ebama'"),
         ({"method": "boxdiff"}, "layout: This method needs boxes"),
     ],
 )

@@ -27,7 +27,7 @@ def test_a_grid_with_the_oracles_verdicts(visit, tmp_path):
     page.locator("#compare").click()
     expect(page.locator("#compare-status")).to_contain_text("Done")
     heads = page.locator(".comparison th[scope=col]")
-    assert heads.all_inner_texts() == ["plain", "attend-and-excite", "layout-guidance"]
+    assert heads.all_inner_texts() == ["plain", "conform", "layout-guidance"]
     expect(page.locator(".comparison img")).to_have_count(6)
     verdicts = page.locator(".comparison .verdict")
     expect(verdicts).to_have_count(6)
@@ -42,7 +42,8 @@ def test_boxes_drawn_on_the_tab_generate_are_used(visit, tmp_path):
     open_part(page, "layout")
     page.locator(".layout-editor .add").click()
     open_tab(page)
-    for method in ("plain", "attend-and-excite"):
+    page.locator("#compare-prompt input, #compare-prompt textarea").first.fill("a bird and a suitcase")
+    for method in ("plain", "conform"):
         page.locator("#compare-methods").get_by_label(method).uncheck()
     page.locator("#compare-methods").get_by_label("boxdiff").check()
     page.locator("#compare-layout").get_by_label("the boxes drawn").check()
@@ -53,7 +54,7 @@ def test_boxes_drawn_on_the_tab_generate_are_used(visit, tmp_path):
     download.value.save_as(tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as grid:
         (recipe,) = json.loads(grid.info[RECIPE_KEY])
-    assert recipe["layout"] == {"cat": [[0.25, 0.25, 0.75, 0.75]]}
+    assert recipe["layout"] == {"bird": [[0.25, 0.25, 0.75, 0.75]]}
     page.locator("#compare-prompt input, #compare-prompt textarea").first.fill("a bear and a clock")
     page.locator("#compare").click()
     expect(page.locator("#error-compare-layout")).to_contain_text("not in the prompt")
@@ -73,7 +74,7 @@ def test_wrong_fields_say_so(visit):
         if name == "seeds":
             page.locator(field).first.fill("0")
     page.locator("#compare-prompt input, #compare-prompt textarea").first.fill("a cat and a frog")
-    for label in ("plain", "attend-and-excite"):
+    for label in ("plain", "conform"):
         page.locator("#compare-methods").get_by_label(label).uncheck()
     page.locator("#compare").click()
     expect(page.locator("#error-compare-methods")).to_contain_text("at least one method")

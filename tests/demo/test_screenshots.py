@@ -7,7 +7,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
-from tests.demo.test_generate import choose, generate, open_part
+from tests.demo.test_generate import generate, open_part
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
@@ -24,14 +24,14 @@ def steps(request):
 def shoot(request, tmp_path):
     """shoot(page, name) writes name.png, of few colours so that it is small, and checks the page's width."""
 
-    def take(page, name):
+    def take(page, name, full=True):
         page.wait_for_timeout(500)  # for accordions to open
         width = page.viewport_size["width"]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         folder = Path(request.config.getoption("--screenshots") or tmp_path)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
-        page.screenshot(path=path, full_page=True)
+        page.screenshot(path=path, full_page=full)
         with Image.open(path) as image:
             assert image.width == width
             image.convert("RGB").quantize(192).save(path, optimize=True)
@@ -41,15 +41,16 @@ def shoot(request, tmp_path):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_generate_on_a_wide_screen(visit, shoot, steps, view):
-    page = visit(**VIEWS[view])
-    choose(page, "layout-guidance")
-    page.locator("#automatic-layout").click()
+    page = visit(height=1150, **VIEWS[view])
+    page.locator(".card").nth(4).click()
     expect(page.locator(".layout-editor .box")).to_have_count(2)
     generate(page, steps)
-    shoot(page, f"generate_{view}")
-    page.get_by_role("tab", name="Attention").click()
-    expect(page.locator("#maps img")).to_have_count(4)
-    shoot(page, f"attention_{view}")
+    page.evaluate("scrollTo(0, 0)")
+    shoot(page, f"generate_{view}", full=False)
+    page.locator(".attention .token").first.click()
+    expect(page.locator(".sides .heat").first).to_be_visible()
+    page.evaluate("scrollTo(0, 0)")
+    shoot(page, f"attention_{view}", full=False)
 
 
 def test_compare_on_a_wide_screen(visit, shoot, steps):
@@ -72,3 +73,14 @@ def test_on_a_phone(visit, shoot, steps, view):
     for tab in ("Compare", "Batch"):
         page.get_by_role("tab", name=tab).click()
         shoot(page, f"phone_{tab.lower()}_{view}")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["wide", "phone"])
+def test_the_first_screen(visit, request, tmp_path, view, size):
+    page = visit(*size, is_mobile=size[0] < 600, **VIEWS[view])
+    page.wait_for_timeout(1000)
+    folder = Path(request.config.getoption("--screenshots") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"first_{size[0]}_{view}.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -17,8 +17,8 @@ from attncontrol.demo.batch_tab import validate
 from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.loss_plot import loss_plot
 from attncontrol.demo.studio import Progress, QueueFull, Studio, TimeUp, Waiting
-from attncontrol.demo.task import FieldError, make_pairs, read_task
-from attncontrol.demo.widgets import edited_subjects, layout_of, settings_form, word_groups
+from attncontrol.demo.task import FieldError, make_pairs, needs_boxes, read_task
+from attncontrol.demo.widgets import carried_over, edited_subjects, layout_of, settings_form, word_groups
 from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json, resolve_control
@@ -158,6 +158,26 @@ def test_clicked_groups_become_token_indices(studio):
     assert edited_subjects(value, "another prompt") is None
 
 
+def groups_of(studio, prompt):
+    return word_groups(studio, prompt, structure_of(prompt, studio.pipe.tokenizer))
+
+
+def test_chosen_groups_survive_an_edit_as_far_as_their_words_do(studio):
+    chosen = {**groups_of(studio, "a red crown and a blue bow"), "edited": True}
+    chosen["groups"] = [{"noun": 2, "modifiers": [1]}]
+
+    def after(prompt):
+        found = carried_over(chosen, groups_of(studio, prompt))
+        texts = [word["text"] for word in found["words"]]
+        return [" ".join(texts[i] for i in (*g["modifiers"], g["noun"])) for g in found["groups"]], found["edited"]
+
+    assert after("a small red crown and a blue bow") == (["red crown"], True)
+    assert after("a crown and a blue bow") == (["crown"], True)
+    assert after("a red crown and a blue bow, a dog") == (["red crown", "dog"], True)
+    assert after("a cat and a dog") == (["cat", "dog"], False)
+    assert carried_over({"words": []}, chosen) is chosen
+
+
 def test_a_box_without_a_name_is_an_error():
     boxes = [{"phrase": "cat", "box": [0, 0, 1, 1]}, {"phrase": " ", "box": [0, 0, 1, 1]}]
     assert layout_of({"boxes": boxes[:1]}) == {"cat": [[0, 0, 1, 1]]}
@@ -186,6 +206,10 @@ def test_a_box_without_a_name_is_an_error():
         ("seed", {"seed": 10**5000}),
         ("guidance_scale", {"guidance_scale": 10**5000}),
         ("method", {"method": {"a": 1}}),
+        ("method", {"method": "1e999*conform"}),
+        ("method", {"method": "conform + "}),
+        ("method", {"method": "+".join(["conform"] * 50)}),
+        ("settings", {"method": "conform + syngen", "settings": {"ebama.step_size": 1}}),
         ("settings", {"method": "conform", "settings": "x"}),
         ("settings", {"method": "conform", "settings": {"refinement_steps": 10**9}}),
         ("settings", {"method": "conform", "settings": {"refine_at": ",".join("1" * 101)}}),
@@ -223,11 +247,25 @@ def test_a_recipe_as_python_and_as_a_command_line():
     assert command[command.index("--set") + 1] == "step_size=9.0"
 
 
-def test_recipes_of_other_models_and_of_sums_are_not_restored():
-    recipes.check_restorable(recipe("syngen"), "tiny")
-    for made, says in ((recipe("syngen", model="other"), "model"), (recipe("syngen + 0.5*conform"), "sum")):
-        with pytest.raises(ValueError, match=says):
-            recipes.check_restorable(made, "tiny")
+def test_recipes_of_other_models_are_not_restored_and_those_of_sums_are(studio):
+    made = recipe([{"method": "syngen", "step_size": 3.0}, {"method": "conform", "weight": 0.5}])
+    recipes.check_restorable(made, "tiny")
+    method, settings = recipes.control_of(made)
+    assert method == "syngen + 0.5*conform" and settings["syngen.step_size"] == 3.0
+    form = settings_form(studio, method, settings)
+    again = read_task(studio, LIMITS, prompt="a cat", method=method, settings=form["values"], **SMALL).methods
+    assert control_to_json(again) == list(made.control)
+    assert recipes.control_of(recipe(None)) == ("none", {})
+    with pytest.raises(ValueError, match="model"):
+        recipes.check_restorable(recipe("syngen", model="other"), "tiny")
+
+
+@pytest.mark.parametrize("control", ["auto", "conform + syngen", "0.5*ebama + conform"])
+def test_presets_and_sums_are_methods_too(studio, control):
+    values = {name: value for name, value in settings_form(studio, control)["values"].items()}
+    task = read_task(studio, LIMITS, prompt="a cat", method=control, settings=values, **SMALL)
+    assert task.methods == resolve_control(control)
+    assert needs_boxes(studio, "conform + boxdiff") and not needs_boxes(studio, control)
 
 
 def test_the_loss_plot_marks_refined_steps(generate):

@@ -40,15 +40,15 @@ function chip(word, index) {
   const cut = !word.indices.length;
   const group = groupOf(value.groups, index);
   const role = group < 0 ? "" : value.groups[group].noun === index ? "noun" : "modifier";
-  const button = make("button", { type: "button", className: `word ${role} ${cut ? "cut" : ""}`, disabled: cut });
+  const button = make("button", { type: "button", className: `word ${role} ${cut ? "cut" : ""} ${word.unknown ? "unknown" : ""}`, disabled: cut });
   button.dataset.word = index;
   if (group >= 0) button.dataset.colour = group % 6;
   button.append(make("span", { textContent: word.text }));
-  if (word.pieces.length > 1) button.append(make("small", { textContent: word.pieces.join("·") }));
+  if (word.pieces.length > 1 && !word.unknown) button.append(make("small", { textContent: word.pieces.join("·") }));
   const part = role === "noun" ? "subject" : role === "modifier" ? `describes ${value.words[value.groups[group].noun].text}` : "no subject";
-  button.title = cut ? "The text encoder does not see this word" : `${part}; ${word.pieces.length} token${word.pieces.length > 1 ? "s" : ""}`;
+  button.title = cut ? "The text encoder does not see this word" : `${part}; ${word.pieces.length} token${word.pieces.length > 1 ? "s" : ""}: ${word.pieces.join("·")}`;
   button.setAttribute("aria-pressed", group >= 0);
-  button.setAttribute("aria-label", `${word.text}: ${cut ? "cut off by the text encoder" : part}`);
+  button.setAttribute("aria-label", `${word.text}: ${cut ? "cut off by the text encoder" : part}${word.unknown ? "; the model does not know this word" : ""}`);
   button.onclick = () => click(index);
   return button;
 }
@@ -83,7 +83,13 @@ function build() {
   const count = `${value.tokens} tokens${cut ? `, of which the text encoder sees ${value.kept}` : ""}`;
   const source = value.edited ? "chosen by you" : `found by the parser`;
   const note = make("p", { className: `hint ${cut ? "warning" : ""}` }, `Subjects ${source} · ${count}. Click a word to make it a subject, or not.`);
-  root.append(line, targets, note);
+  const unknown = [...new Set(value.words.filter((word) => word.unknown).map((word) => `“${word.text}”`))];
+  root.append(line);
+  if (unknown.length) {
+    const says = `This model does not know ${unknown.join(", ")}: it was taught the words below only. For everything else: attncontrol demo --model CHECKPOINT.`;
+    root.append(make("p", { className: "hint warning", role: "status", textContent: says }));
+  }
+  root.append(targets, note);
 }
 
 // Subjects that were chosen, by clicks or by a recipe: an answer about the typed prompt must not undo them.

@@ -1,0 +1,8 @@
+// A click on a card of an example. props.value: {index}.
+element.querySelectorAll(".card").forEach((card) => {
+  card.onclick = () => {
+    props.value = { index: Number(card.dataset.index) };
+    element.querySelectorAll(".card").forEach((other) => other.setAttribute("aria-pressed", other === card));
+    trigger("select");
+  };
+});

@@ -1,0 +1,63 @@
+"""The programs that the page offers to copy make the page's picture, bit for bit."""
+
+import subprocess
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 'attncontrol[demo]'")
+
+from PIL import Image
+from typer.testing import CliRunner
+
+from attncontrol.cli import app
+from attncontrol.demo import Limits, recipes
+from attncontrol.demo.studio import load
+from attncontrol.demo.task import make_pairs, needs_boxes, read_task
+from attncontrol.losses import method_classes
+
+pytestmark = pytest.mark.slow  # every program loads the model anew
+
+BOXES = {"red crown": [[0.05, 0.2, 0.45, 0.8]], "blue bow": [[0.55, 0.2, 0.95, 0.8]]}
+SHELL = """attncontrol() { printf "%s\\0" "$@"; }\n"""  # what the command line gets after the shell has read it
+
+
+@pytest.fixture(scope="module")
+def studio():
+    return load("emoji", "cpu", "float32")
+
+
+def the_picture(folder):
+    (path,) = folder.rglob("*.png")
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    path.unlink()
+    return pixels
+
+
+@pytest.mark.parametrize("method", [*method_classes(), "auto", "0.3*ebama + syngen", "none"])
+def test_both_programs_give_the_bits_of_the_page(studio, method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = read_task(
+        studio,
+        Limits(),
+        prompt="a red crown and a blue bow",
+        method=method,
+        settings={} if method in ("auto", "none") or "+" in method else {"start": 0.05},
+        subjects=[[[2], [3]], [[6], [7]]],
+        layout=BOXES if needs_boxes(studio, method) else None,
+        seed=3,
+        steps=6,
+        guidance_scale=2.7182818284,
+        negative_prompt="a dog",
+    )
+    (pair,) = make_pairs(studio, task, lambda _: None)
+    expected = np.asarray(pair.result.image)
+    assert method == "none" or (expected != np.asarray(pair.plain.image)).any()
+    recipe = pair.result.recipe
+    exec(recipes.as_python(recipe), {})
+    assert (the_picture(tmp_path) == expected).all()
+    read = subprocess.run(["bash", "-c", SHELL + recipes.as_command(recipe)], check=True, capture_output=True)
+    result = CliRunner().invoke(app, read.stdout.decode().split("\0")[:-1])
+    assert result.exit_code == 0, result.output
+    assert (the_picture(tmp_path) == expected).all()
