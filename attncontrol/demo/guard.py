@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from attncontrol.demo.traces import Places
 from attncontrol.demo.visitors import Logins, Presence, TooMuch, Uploads
 
 PREFIX = "gradio_api/"
@@ -73,6 +74,10 @@ class Guard:
             await PlainTextResponse(str(refusal), refusal.status)(scope, receive, send)
         except TooMuch as refusal:
             await PlainTextResponse(str(refusal), 429)(scope, receive, send)
+        except Exception:  # the server would log its text
+            Places.print_exc()
+            with suppress(RuntimeError):  # the answer has begun
+                await PlainTextResponse("This failed in a way nobody foresaw.", 500)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, path = Headers(scope=scope), scope["path"].strip("/")
