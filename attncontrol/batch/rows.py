@@ -25,6 +25,7 @@ LONGEST_PROMPT = 10_000
 LONGEST_ID = 100
 MOST_IMAGES = 10_000
 MOST_METADATA = 20_000
+LONGEST_CONTROL = 10_000  # characters as JSON: sums of thousands of methods take minutes to add up
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -105,6 +106,8 @@ def _control(value: Any) -> Any:
     if value is None or value == "none":
         return None
     try:
+        if len(json.dumps(value)) > LONGEST_CONTROL:
+            raise ValueError(f"has more than {LONGEST_CONTROL} characters as JSON")
         resolved_control(value, {})
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{error}; a control is a name, or a mapping {{method, weight, settings}}") from error

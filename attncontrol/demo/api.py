@@ -35,7 +35,7 @@ class Api:
             prompt = gr.Textbox(label="prompt")
             steps = gr.Number(30, label="steps")
             guidance = gr.Number(default_guidance_scale(studio.model), label="guidance_scale")
-            names = [*method_classes(), PLAIN]
+            names = [*method_classes(), *PRESETS, PLAIN]
             self._endpoint(self.methods, [], gr.JSON(label="methods"))
             self._endpoint(self.parse, [prompt], gr.JSON(label="words and subjects"))
             self._endpoint(self.layout, [prompt], gr.JSON(label="boxes by phrase"))
@@ -51,7 +51,7 @@ class Api:
                 self.generate,
                 [
                     prompt,
-                    gr.Dropdown([*names, *PRESETS], value=DEFAULT_CONTROL, label="method", allow_custom_value=True),
+                    gr.Dropdown(names, value=DEFAULT_CONTROL, label="method", allow_custom_value=True),  # sums
                     gr.JSON({}, label="settings"),
                     gr.JSON([], label="subjects"),
                     gr.JSON({}, label="layout"),
@@ -103,7 +103,9 @@ class Api:
             text = read_text("prompt", prompt, self.limits, needed=True)
             structure = structure_of(text, self.studio.tokenizer)
             placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
-            return {entity.text: [list(box) for box in regions] for entity, regions in placed if regions}
+            return {
+                entity.text: [[round(v, 3) for v in box] for box in regions] for entity, regions in placed if regions
+            }
 
     def generate(
         self,

@@ -1,12 +1,13 @@
-"""The Batch tab: a prompt file is checked, run with progress, and its folder handed out as a zip."""
+"""The Batch tab: a prompt file is checked, its pictures are shown as they come, and its folder is a zip at the end."""
 
 from __future__ import annotations
 
-import json
+import base64
+import io
+import shutil
 import tempfile
 import threading
 import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,32 +18,43 @@ from typing import Any
 import gradio as gr
 
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
-from attncontrol.batch import Counts, OutputFolder, Plan, Problem, Run, Worker
-from attncontrol.batch.runner import one_by_one
+from attncontrol.batch import Plan, Problem
+from attncontrol.batch.worker import Made
 from attncontrol.demo import pictures
-from attncontrol.demo.job_panel import QUIET, JobPanel
+from attncontrol.demo.batch_run import run_batch
+from attncontrol.demo.job_panel import PRIVATE, JobPanel
+from attncontrol.demo.schema import read_boxes, read_subject_list
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio, Waiting
-from attncontrol.demo.task import FieldError, read_method, whole_number
+from attncontrol.demo.task import FieldError, read_method, read_text, whole_number
+from attncontrol.images.visualize import enlarge
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json
 from attncontrol.models import default_guidance_scale
 
 KIND = "batch"
-BATCH_SIZE = 4
+SAMPLES = Path(__file__).with_name("samples")
 SHOWN_PROBLEMS = 50
+SHOWN_PICTURES = 48
+SHOWN_CHARACTERS = 100
+THUMBNAIL = 128
+PARTS = 10  # of a sum of methods
 TURNS = 10  # a batch may take so many times as long as another job
 
-_reading = threading.Lock()  # files are read one at a time, that many visitors do not take all cores
+# Files are read one at a time, that many visitors do not take all cores: checks wait in Gradio's queue, runs in the
+# studio's, and the first of each for the lock.
+READING: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", **PRIVATE}
+READING |= {"concurrency_id": "reading", "concurrency_limit": 1}
+_reading = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A prompt file that can be run."""
+    """What was found in a prompt file; it can be run if there are no problems."""
 
-    path: Path
-    plan: Plan
     jobs: int
+    cautions: list[str]
+    problems: list[Problem]
 
 
 def read_plan(studio: Studio, path: str | None, method: str, steps: Any, limits: Limits) -> Plan:
@@ -58,16 +70,15 @@ def read_plan(studio: Studio, path: str | None, method: str, steps: Any, limits:
     return Plan([Path(path)], defaults, allow_files=False, tuned=studio.tuned)
 
 
-def validate(plan: Plan, limits: Limits) -> tuple[int, list[str], list[Problem]]:
-    """The number of jobs, warnings, and what is wrong with the file; limits of the server count as wrong too."""
+def validate(plan: Plan, limits: Limits) -> Checked:
+    """Reads the file up to the limits of the server, which count as wrong too."""
     problems: list[Problem] = []
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _reading:
         warnings.simplefilter("always", UserWarning)
-        with _reading:
-            jobs = plan.check(problems.append, limits.jobs)
-    if not problems:
-        problems = [Problem("", None, None, text) for text in beyond_limits(plan, jobs, limits)]
-    return jobs, [str(warning.message) for warning in caught], problems
+        jobs = plan.check(problems.append, limits.jobs)
+        if not problems:
+            problems = [Problem("", None, None, text) for text in beyond_limits(plan, jobs, limits)]
+    return Checked(jobs, [str(warning.message) for warning in caught], problems)
 
 
 def beyond_limits(plan: Plan, jobs: int, limits: Limits) -> Iterator[str]:
@@ -80,10 +91,20 @@ def beyond_limits(plan: Plan, jobs: int, limits: Limits) -> Iterator[str]:
             yield f"{job.name}: {job.steps} steps; at most {limits.steps} are allowed here"
         if max(job.width or 0, job.height or 0) > limits.size:
             yield f"{job.name}: {job.width}x{job.height} pixels; at most {limits.size} a side are allowed here"
+        if len(job.control or ()) > PARTS:
+            yield f"{job.name}: a sum of {len(job.control or ())} methods; at most {PARTS} are allowed here"
+        try:
+            read_text("prompt", job.prompt, limits)
+            read_text("negative_prompt", job.negative_prompt, limits)
+            read_boxes(job.layout)
+            read_subject_list(job.subjects)
+        except ValueError as error:
+            yield f"{job.name}: {error}"
 
 
-def report_html(name: str, jobs: int, cautions: list[str], problems: list[Problem], path: str) -> str:
+def report_html(path: str, checked: Checked) -> str:
     """The validation report as a sentence and a table."""
+    name, jobs, cautions, problems = Path(path).name, checked.jobs, checked.cautions, checked.problems
     if not problems and not cautions:
         return pictures.notice(f"{name} is valid: {jobs} images to make.")
     rows = [(str(p.line or ""), str(p.key or ""), p.message) for p in problems]
@@ -100,33 +121,24 @@ def report_html(name: str, jobs: int, cautions: list[str], problems: list[Proble
     return pictures.notice(text, "bad" if problems else "") + table
 
 
-def run_batch(studio: Studio, checked: Checked, report: Report) -> tuple[Counts, str]:
-    """Makes the images in a folder of their own; reports `Progress`; returns the counts and the zip's path."""
-    target = Path(tempfile.mkdtemp(prefix="attncontrol-"))
-    folder, worker = OutputFolder(target / checked.path.stem), Worker(studio.pipe, studio.model)
+def thumbnail(made: Made, studio: Studio) -> str:
+    """A picture of a batch with its prompt, seed and the oracle's verdict, small enough to send many."""
+    buffer = io.BytesIO()
+    image = enlarge(made.image, THUMBNAIL)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(buffer, "WEBP", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    title = escape(f"{made.recipe.prompt[:SHOWN_CHARACTERS]}, seed {made.recipe.seed}")
+    verdict = pictures.verdict(pictures.judge(studio, made) or ())
+    picture = f'<img src="data:image/webp;base64,{data}" alt="{title}">'
+    return f"<figure>{picture}<figcaption>{title}{verdict}</figcaption></figure>"
 
-    def progress(counts: Counts) -> None:
-        done = counts.found + counts.made + counts.failed
-        report(Progress(done, counts.total, f"{counts.failed} failed" if counts.failed else "images"))
 
-    run = Run(checked.plan, folder, worker.fingerprint(), one_by_one(worker), BATCH_SIZE, progress)
-    return run(checked.jobs), zipped(folder, checked.path)
-
-
-def zipped(folder: OutputFolder, source: Path) -> str:
-    """The folder as a zip beside it, without the lock and without the place of the uploaded file on this server."""
-    path = folder.path.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.path.rglob("*")):
-            if not file.is_file() or file.name.startswith("."):
-                continue
-            name = str(file.relative_to(folder.path.parent))
-            if file.name == "run.json":
-                text = file.read_text(encoding="utf-8")
-                archive.writestr(name, text.replace(json.dumps(str(source))[1:-1], source.name))
-            else:
-                archive.write(file, name)
-    return str(path)
+def newest_first(thumbnails: list[str]) -> str:
+    """The last pictures of a batch."""
+    more = len(thumbnails) - SHOWN_PICTURES
+    rest = pictures.notice(f"and {more} before these, in the zip" if more > 0 else "")
+    return f'<div class="batch-pictures">{"".join(thumbnails[: -SHOWN_PICTURES - 1 : -1])}</div>{rest}'
 
 
 class BatchTab:
@@ -146,10 +158,14 @@ class BatchTab:
                 self.download = gr.DownloadButton(
                     "Download the folder as a zip", visible=False, elem_id="batch-download"
                 )
-        file, method, steps = self.job.fields.values()
+                self.pictures = gr.HTML(elem_id="batch-pictures")
+        file, method, steps = fields = list(self.job.fields.values())
         checked = [self.report, *self.job.errors.values()]
-        gr.on([file.upload, method.input, steps.change], self._check, [file, method, steps], checked, **QUIET)
-        self.job.connect(self._run, [self.report, self.download])
+        gr.on([file.upload, method.input, steps.change], self._check, fields, checked, **READING)
+        for button, sample in self.samples:
+            chosen = button.click(partial(_copy, sample), None, file, show_progress="hidden", queue=False, **PRIVATE)
+            chosen.then(self._check, fields, checked, **READING)
+        self.job.connect(self._run, [self.report, self.download, self.pictures])
 
     def _inputs(self) -> None:
         self.job.field(
@@ -165,34 +181,52 @@ class BatchTab:
             "<p class='notice'>Text with a prompt per line, CSV, TSV, JSON Lines or YAML. A row may set its own "
             "method, seed, steps, subjects and boxes. These are for rows that do not:</p>"
         )
+        with gr.Row():
+            self.samples = [
+                (gr.Button(f"Try {path.name}", size="sm", elem_classes="sample"), path)
+                for path in sorted(SAMPLES.iterdir())
+            ]
         choices = [*method_classes(), ("none (plain sampling)", PLAIN)]
         self.job.field("method", gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="batch-method"))
         self.job.field("steps", gr.Number(30, label=f"Steps (at most {self.limits.steps})", elem_id="batch-steps"))
 
-    def _check(self, path: str | None, method: str, steps: Any) -> dict[Any, Any]:
+    def _check(self, path: str | None, method: str, steps: Any) -> Iterator[dict[Any, Any]]:
         if path is None:
-            return self.job.no_errors()
+            yield self.job.no_errors()
+            return
+        yield {self.report: pictures.notice("Reading the file.")}
         try:
             plan = read_plan(self.studio, path, method, steps, self.limits)
         except FieldError as error:
-            return self.job.show_error(error)
-        report = report_html(Path(path).name, *validate(plan, self.limits), path)
-        return {**self.job.no_errors(), self.report: report}
+            yield {**self.job.show_error(error), self.report: ""}
+            return
+        yield {**self.job.no_errors(), self.report: report_html(path, validate(plan, self.limits))}
 
     def _run(self, values: dict[str, Any], session: str) -> Iterator[Any]:
-        path = values["file"]
+        path, thumbnails = values["file"], []
         plan = read_plan(self.studio, path, values["method"], values["steps"], self.limits)
-        jobs, cautions, problems = validate(plan, self.limits)
-        checked = report_html(Path(path).name, jobs, cautions, problems, path)
-        yield {self.report: checked, self.download: gr.DownloadButton(visible=False)}
-        if problems:
-            yield self.job.tell("Nothing was made: correct the file and upload it again.", "bad")
-            return
-        job = partial(run_batch, self.studio, Checked(Path(path), plan, jobs))
-        for report in self.studio.run(session, KIND, job, TURNS * self.studio.seconds):
+        yield {self.pictures: "", self.download: gr.DownloadButton(visible=False)}
+        for report in self.studio.run(session, KIND, partial(self._work, plan), TURNS * self.studio.seconds):
             if isinstance(report, Progress | Waiting):
                 yield report
-                continue
-            counts, archive = report
-            text = f"Done: {counts.made} images in {counts.seconds:.0f} s, {counts.failed} failed."
-            yield {self.download: gr.DownloadButton(value=archive, visible=True), **self.job.tell(text)}
+            elif isinstance(report, Checked):
+                yield {self.report: report_html(path, report)}
+                if report.problems:
+                    yield self.job.tell("Nothing was made: correct the file and upload it again.", "bad")
+            elif isinstance(report, Made):
+                thumbnails.append(thumbnail(report, self.studio))
+                yield {self.pictures: newest_first(thumbnails)}
+            else:
+                counts, archive = report
+                text = f"Done: {counts.made} images in {counts.seconds:.0f} s, {counts.failed} failed."
+                yield {self.download: gr.DownloadButton(value=archive, visible=True), **self.job.tell(text)}
+
+    def _work(self, plan: Plan, report: Report) -> Any:
+        checked = validate(plan, self.limits)
+        report(checked)
+        return None if checked.problems else run_batch(self.studio, plan, checked.jobs, report)
+
+
+def _copy(sample: Path) -> str:
+    """A sample file where the server may hand it out."""
+    return shutil.copy(sample, tempfile.mkdtemp(prefix="attncontrol-"))

@@ -23,6 +23,7 @@ from attncontrol.images.recipe import save_image
 from attncontrol.images.visualize import labelled_grid
 from attncontrol.losses import MethodSum, method_classes
 from attncontrol.losses.combining import control_name
+from attncontrol.losses.presets import PRESETS
 from attncontrol.models import default_guidance_scale
 
 KIND = "compare"
@@ -63,7 +64,7 @@ def read_comparison(
     for name in dict.fromkeys(methods):
         with field("methods"):
             control = read_method(studio, name, {})
-        needs_layout = name != PLAIN and method_classes()[name].needs_layout
+        needs_layout = any(part.needs_layout for _, part in control.parts)
         request = read_request(
             studio,
             limits,
@@ -127,7 +128,7 @@ class CompareTab:
         self.job.field(
             "methods",
             gr.CheckboxGroup(
-                [("plain", PLAIN), *method_classes()],
+                [("plain", PLAIN), *PRESETS, *method_classes()],
                 value=[PLAIN, DEFAULT_CONTROL],
                 label="Methods",
                 elem_id="compare-methods",

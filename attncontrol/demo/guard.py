@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from attncontrol.demo.traces import Places
 from attncontrol.demo.visitors import Logins, Presence, TooMuch, Uploads
 
 PREFIX = "gradio_api/"
@@ -28,6 +29,8 @@ FOLDERS = tuple(
     "assets/ static/ svelte/ pwa_icon gradio_api/api/ gradio_api/call/ gradio_api/component_server gradio_api/file= "
     "gradio_api/heartbeat/ gradio_api/run/".split()
 )
+# Gradio answers these without a login, though they touch what a session has.
+OPEN_IN_GRADIO = ("gradio_api/cancel", "gradio_api/reset", "gradio_api/heartbeat/")
 LOCAL = "localhost"
 ENVELOPE = 2**16  # bytes of a request besides the file in it
 HEADERS = {
@@ -71,6 +74,10 @@ class Guard:
             await PlainTextResponse(str(refusal), refusal.status)(scope, receive, send)
         except TooMuch as refusal:
             await PlainTextResponse(str(refusal), 429)(scope, receive, send)
+        except Exception:  # the server would log its text
+            Places.print_exc()
+            with suppress(RuntimeError):  # the answer has begun
+                await PlainTextResponse("This failed in a way nobody foresaw.", 500)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, path = Headers(scope=scope), scope["path"].strip("/")
@@ -87,6 +94,8 @@ class Guard:
         if path == "login" and scope["method"] == "POST":
             await self._login(address, scope, receive, send)
             return
+        if path.startswith(OPEN_IN_GRADIO):
+            await self._check_login(scope)
         session = _session(path, scope)
         with self.presence.listening(session) if session else nullcontext():
             await self.app(scope, receive, send)
@@ -114,6 +123,20 @@ class Guard:
         if received[0] > self.largest:
             raise Refused(413, "This is larger than what is allowed here.")
         return message
+
+    async def _check_login(self, scope: Scope) -> None:
+        """Raises Refused if Gradio says to the same cookies that they are no login."""
+        path, statuses = f"/{PREFIX}login_check", []
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        async def note(message: Message) -> None:
+            statuses.append(message.get("status"))
+
+        await self.app({**scope, "method": "GET", "path": path, "raw_path": path.encode()}, receive, note)
+        if statuses[0] != 200:
+            raise Refused(401, "Log in first.")
 
     async def _login(self, address: str, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_noting(message: Message) -> None:

@@ -21,8 +21,8 @@ KEPT_SECONDS = 3600
 CLEANING_SECONDS = 600
 
 
-class _Places:
-    """Stands for the module `traceback` in Gradio: an error's text may quote a visitor."""
+class Places:
+    """Stands for the module `traceback` in Gradio, and for uvicorn's log: an error's text may quote a visitor."""
 
     @staticmethod
     def print_exc() -> None:
@@ -38,7 +38,7 @@ def keep_words_out_of_the_log() -> None:
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     for module in (gradio.queueing, gradio.routes):
-        module.traceback = _Places
+        module.traceback = Places
 
 
 @contextmanager

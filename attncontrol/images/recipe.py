@@ -149,13 +149,16 @@ def save_image(
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe of an image that `save_image` wrote. Raises ValueError if the file is damaged or has none."""
+    """The recipe of an image that `save_image` wrote. Raises ValueError if the file is damaged or has none.
+
+    The picture is not decoded, however large it says it is; its checksums tell whether the file is whole.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
+        with Image.open(path, formats=["PNG"]) as image:
             text = image.info.get(RECIPE_KEY)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"cannot read {str(path)!r} as an image: {error}") from error
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read {str(path)!r} as a PNG image: {error}") from error
     if text is None:
         raise ValueError(f"{str(path)!r} has no recipe: attncontrol did not write it, or its metadata was removed")
     try:

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -180,6 +181,10 @@ def test_yaml_bombs_are_harmless(tmp_path):
     )
     assert len(problems(read(tmp_path, "p.yaml", bomb))) == 9
     assert problems(read(tmp_path, "q.yaml", "- " + "[" * 100_000))
+    for name, text in (("list", "- prompt: [" + "a, " * 60_000 + "]\n"), ("map", "- {" + "a: 1, " * 60_000 + "}\n")):
+        start = time.thread_time()
+        ((_, _, message),) = problems(read(tmp_path, f"{name}.yaml", text))
+        assert "more than 50000 values" in message and time.thread_time() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ REFUSED = [
     ({"width": 1e300}, "width", "not 1e+300"),
     ({"height": 10**9}, "height", "less than or equal"),
     ({"height": "512px"}, "height", "integer"),
+    ({"control": "+".join(["syngen"] * 50_000)}, "control", "more than 10000 characters"),
+    ({"control": [["syngen"]] * 50_000}, "control", "more than 10000 characters"),
     ({"control": "atend-and-excite"}, "control", "did you mean 'attend-and-excite'"),
     ({"control": 3}, "control", "control"),
     ({"control": {}}, "control", "'method'"),

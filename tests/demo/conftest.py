@@ -15,6 +15,7 @@ ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+POLICY = "Content Security Policy"  # in what Chromium writes to the console when it refuses something
 PATIENCE = 240_000  # milliseconds; a wait that long is a failure on any machine, however busy
 
 
@@ -42,9 +43,10 @@ def chromium():
 
 @pytest.fixture
 def visit(server, chromium):
-    """visit(width=1440, ...) opens the page as a new visitor; errors in the page's scripts fail the test.
+    """visit(width=1440, ...) opens the page as a new visitor.
 
-    address: another than the page's own; script: what runs in the page before its own scripts.
+    Errors in the page's scripts fail the test, and what the content security policy forbids. address: another than
+    the page's own; script: what runs in the page before its own scripts.
     """
     contexts, faults = [], []
 
@@ -54,6 +56,7 @@ def visit(server, chromium):
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if POLICY in message.text else None)
         page.add_init_script(script)
         page.goto(address or server.url)
         page.locator(".subject-words .word").first.wait_for()

@@ -1,5 +1,6 @@
 """The named endpoints through gradio_client, and what the server does not hand out."""
 
+import json
 import re
 import socket
 import subprocess
@@ -37,6 +38,7 @@ def test_methods_parse_and_layout(client):
     assert [parsed["words"][group["noun"]]["text"] for group in parsed["groups"]] == ["crown", "bow"]
     boxes = client.predict("a cat to the left of a dog", api_name="/layout")
     assert boxes["cat"][0][2] < boxes["dog"][0][0]
+    assert all(value == round(value, 3) for regions in boxes.values() for box in regions for value in box)
 
 
 def test_generate_returns_the_png_and_its_recipe(client):
@@ -58,6 +60,11 @@ def test_generate_takes_presets_and_sums(client):
     for method, parts in (("auto", ["conform", "syngen"]), ("ebama + 0.5*syngen", ["ebama", "syngen"])):
         _, recipe = client.predict("a cat and a frog", method, steps=2, api_name="/generate")
         assert [part["method"] for part in recipe["control"]] == parts
+
+
+def test_compare_takes_a_preset(client):
+    _, verdicts = client.predict("a cat and a frog", ["auto"], "3", 2, 3.0, api_name="/compare")
+    assert len(verdicts) == 1
 
 
 def test_compare_returns_a_grid_and_verdicts(client):
@@ -184,5 +191,9 @@ def test_a_path_of_the_server_is_no_upload(server):
     (event,) = (d for d in config["dependencies"] if {i for i, name in d["targets"] if name == "upload"} & uploads)
     stolen = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
     data = {"data": [stolen, "syngen", 2], "fn_index": event["id"], "session_hash": "someone"}
-    answer = httpx.post(f"{server.url}gradio_api/run/predict", json=data, timeout=60)
-    assert answer.status_code != 200
+    joined = httpx.post(f"{server.url}gradio_api/queue/join", json=data, timeout=60)
+    if joined.status_code == 200:
+        with httpx.stream("GET", f"{server.url}gradio_api/queue/data?session_hash=someone", timeout=60) as stream:
+            told = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+        assert [message["success"] for message in told if message["msg"] == "process_completed"] == [False]
+        assert "etc" not in str(told)

@@ -115,7 +115,11 @@ BEHIND_A_LOGIN = [
     *("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a", "/gradio_api/file=/etc/passwd"),
     *("/gradio_api/queue/join", "/gradio_api/call/parse", "/gradio_api/call/generate", "/gradio_api/upload"),
     *("/gradio_api/run/parse", "/gradio_api/api/parse", "/gradio_api/upload_progress?upload_id=a"),
+    *("/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/heartbeat/someone"),
+    *("/gradio_api/component_server", "/gradio_api/call/generate/someone"),
 ]
+CALLS = ("join", "parse", "generate", "upload", "cancel", "reset", "component_server")  # by POST, the others by GET
+ASKED = {"data": ["a cat"], "session_hash": "someone", "event_id": "a", "fn_index": 0}
 COOKIES = [{}, {"Cookie": "access-token=x"}, {"Cookie": "access-token-unsecure-x=y"}, {"Authorization": "Basic YTpi"}]
 
 
@@ -257,22 +261,26 @@ def test_behind_a_login_nothing_is_had_without_one(server):
     try:
         won = []
         for path, cookie in product(BEHIND_A_LOGIN, COOKIES):
-            method = "GET" if path.split("?")[0].rsplit("/", 1)[1] in ("config", "info", "data", "passwd") else "POST"
-            answer = ask(url, method, path, b'{"data": ["a cat"]}', {**JSON, **cookie})
-            if answer.status not in (401, 405):
+            method = "POST" if path.endswith(CALLS) else "GET"
+            answer = ask(url, method, path, json.dumps(ASKED).encode(), {**JSON, **cookie})
+            if answer.status != 401:
                 won.append((path, cookie, answer.status))
         assert not won
-        wrong = [_log_in(url, "wrong") for _ in range(3)]
+        wrong = [_log_in(url, "wrong").status for _ in range(3)]
         start = time.monotonic()
-        assert wrong == [400] * 3 and _log_in(url, "secret") == 200
+        right = _log_in(url, "secret")
+        assert wrong == [400] * 3 and right.status == 200
         assert time.monotonic() - start > 3
+        cookie = {"Cookie": "; ".join(c.split(";")[0] for c in right.headers.get_all("set-cookie"))}
+        for path in ("/gradio_api/cancel", "/gradio_api/reset"):
+            assert ask(url, "POST", path, json.dumps(ASKED).encode(), {**JSON, **cookie}).status == 200
     finally:
         demo.close()
 
 
 def _log_in(url, password):
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    return ask(url, "POST", "/login", f"username=ann&password={password}".encode(), form).status
+    return ask(url, "POST", "/login", f"username=ann&password={password}".encode(), form)
 
 
 def test_no_more_is_uploaded_than_the_quota(server):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from attncontrol.demo.batch_tab import SAMPLES
 from tests.demo.conftest import PATIENCE
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
@@ -28,6 +29,10 @@ def test_a_prompt_file_becomes_a_zip(visit, tmp_path):
     expect(page.locator("#batch-report")).to_contain_text("valid: 2 images")
     page.locator("#batch").click()
     expect(page.locator("#batch-status")).to_contain_text("Done: 2 images")
+    shown = page.locator("#batch-pictures figure")
+    expect(shown).to_have_count(2)
+    expect(shown.first).to_contain_text("a bear, seed 0")
+    expect(shown.nth(1).locator(".verdict")).to_contain_text("frog")
     with page.expect_download() as download:
         page.locator("#batch-download").click()
     download.value.save_as(tmp_path / "two.zip")
@@ -35,9 +40,32 @@ def test_a_prompt_file_becomes_a_zip(visit, tmp_path):
         names = archive.namelist()
         lines = archive.read("two/metadata.jsonl").decode().splitlines()
         run = json.loads(archive.read("two/run.json"))
-    assert len([name for name in names if name.endswith(".png")]) == 2
+        report = archive.read("two/report.html").decode()
+        Image.open(archive.open("two/contact_sheets/two_0001.png")).verify()
+    assert len([name for name in names if name.startswith("two/images/") and name.endswith(".png")]) == 2
+    assert "Images of two" in report and "attend-and-excite" in report
     assert [json.loads(line)["prompt"] for line in lines] == ["a bear", "a cat and a frog"]
     assert run["ended"] == "complete" and run["files"][0]["file"] == "two.txt"
+
+
+def test_pictures_are_shown_before_the_batch_is_done(visit, tmp_path):
+    page = visit()
+    upload(page, tmp_path / "six.csv", "prompt,steps\na cat,2\na dog,2\n" + "a bear,100\n" * 4)
+    page.locator("#batch").click()
+    expect(page.locator("#batch-pictures figure").nth(1)).to_be_visible()
+    assert "Done" not in page.locator("#batch-status").inner_text()
+    page.locator("#batch-cancel").click()
+    expect(page.locator("#batch-status")).to_contain_text("Cancelled")
+    expect(page.locator("#batch-pictures figure").nth(1)).to_be_visible()
+
+
+def test_sample_files_are_one_click_away_and_valid(visit):
+    page = visit()
+    page.get_by_role("tab", name="Batch").click()
+    for sample in SAMPLES.iterdir():
+        page.get_by_role("button", name=f"Try {sample.name}").click()
+        expect(page.locator("#batch-report")).to_contain_text(f"{sample.name} is valid")
+        expect(page.locator("#batch-file")).to_contain_text(sample.suffix)
 
 
 def test_problems_are_listed_by_line_and_nothing_is_run(visit, tmp_path):
@@ -61,9 +89,9 @@ def test_a_file_that_is_no_prompt_file_is_refused_in_the_report(visit, tmp_path)
 
 def test_a_file_is_checked_though_the_answer_to_a_check_before_is_late(visit, tmp_path):
     page, held = visit(), []
-    page.route("**/gradio_api/run/predict", lambda route: route.continue_() if held else held.append(route))
+    page.route("**/gradio_api/queue/join*", lambda route: route.continue_() if held else held.append(route))
     page.get_by_role("tab", name="Batch").click()
-    with page.expect_request("**/gradio_api/run/predict"):
+    with page.expect_request("**/gradio_api/queue/join*"):
         page.locator("#batch-steps input").fill("2")
     path = tmp_path / "one.txt"
     path.write_text("a cat\n")

@@ -106,8 +106,8 @@ def test_a_prompt_file_is_read_up_to_the_limit_only(studio, tmp_path, line):
     path.write_text(line * 180_000)
     plan = Plan([path], {"steps": 2, "guidance_scale": 5.0}, allow_files=False)
     start = time.thread_time()
-    jobs, _, problems = validate(plan, limits)
-    assert problems and max(jobs, len(problems)) <= 4
+    checked = validate(plan, limits)
+    assert checked.problems and max(checked.jobs, len(checked.problems)) <= 4
     assert time.thread_time() - start < 2
 
 

@@ -2,15 +2,17 @@
 
 import json
 import os
+import struct
 import threading
+import zlib
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from attncontrol import AttentionControlPipeline
 from attncontrol.images.files import atomic_file, write_text
-from attncontrol.images.recipe import Recipe, infotext, read_recipe, recipe_of, save_image
+from attncontrol.images.recipe import RECIPE_KEY, Recipe, infotext, read_recipe, recipe_of, save_image
 from attncontrol.losses.combining import control_name, control_to_json, resolve_control, with_settings
 from tests.tiny import stable_diffusion
 
@@ -156,6 +158,41 @@ def test_images_without_a_recipe_are_refused(tmp_path):
     save_image(Image.new("RGB", (8, 8)), path, [recipe(), recipe(seed=8)], overwrite=True)
     with pytest.raises(ValueError, match="not a recipe"):
         read_recipe(path)
+
+
+def claiming(path, side):
+    """A whole PNG file of a few bytes with a recipe, which says that it has side x side pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    text = chunk(b"iTXt", RECIPE_KEY.encode() + bytes(5) + recipe().to_json().encode())
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_is_not_decoded_for_its_recipe(tmp_path, monkeypatch):
+    def load(image):
+        raise AssertionError("the picture was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    path = tmp_path / "image.png"
+    claiming(path, 13_000)
+    assert read_recipe(path) == recipe()
+    claiming(path, 20_000)
+    with pytest.raises(ValueError, match=r"cannot read .* as a PNG image"):
+        read_recipe(path)
+
+
+def test_other_files_than_png_are_not_opened(tmp_path):
+    path = tmp_path / "image.png"
+    for name in ("JPEG", "GIF", "EPS", "TIFF"):
+        Image.new("RGB", (8, 8)).save(path, format=name)
+        with pytest.raises(ValueError, match="as a PNG image"):
+            read_recipe(path)
 
 
 @pytest.mark.parametrize(

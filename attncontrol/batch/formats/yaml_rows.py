@@ -14,6 +14,7 @@ from yaml.resolver import Resolver
 from attncontrol.batch.formats.raw_row import Problem, Record, short
 
 ANCHORS = "anchors (&) and aliases (*) are not read: give shared values as options of the command line"
+MOST_VALUES = 50_000  # of a row, which take half a second
 
 
 def read_yaml(path: Path) -> Iterator[Record | Problem]:
@@ -27,7 +28,9 @@ def read_yaml(path: Path) -> Iterator[Record | Problem]:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             line, place = (mark.line + 1, f" at column {mark.column + 1}") if mark else (None, "")
-            yield Problem(str(path), line, None, f"is not YAML: {error.problem}{place}; what follows was not read")
+            yield Problem(
+                str(path), line, None, f"cannot be read as YAML: {error.problem}{place}; what follows was not read"
+            )
         except yaml.YAMLError as error:
             message = " ".join(str(error).split())
             yield Problem(str(path), None, None, f"is not YAML in UTF-8: {message}; what follows was not read")
@@ -52,7 +55,7 @@ def _document(path: Path, events: _Events) -> Iterator[Record | Problem]:
 
 
 def _row(path: Path, events: _Events) -> Record | Problem:
-    events.aliased = False
+    events.aliased, events.values = False, 0
     node = events.compose_node(None, None)
     line = node.start_mark.line + 1
     if events.aliased:
@@ -76,7 +79,7 @@ class _Events(Composer, SafeConstructor, Resolver):
         SafeConstructor.__init__(self)
         Resolver.__init__(self)
         self._parser = parser
-        self.aliased = False
+        self.aliased, self.values = False, 0
 
     def check_event(self, *choices: type) -> bool:
         return self._parser.check_event(*choices)
@@ -90,6 +93,10 @@ class _Events(Composer, SafeConstructor, Resolver):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         """As the base, but an alias is noted and becomes an empty text, and anchors are forgotten."""
         self.anchors = {}
+        self.values += 1
+        if self.values > MOST_VALUES:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, f"a row has more than {MOST_VALUES} values", mark)
         if self.check_event(yaml.AliasEvent):
             event = self.get_event()
             self.aliased = True
