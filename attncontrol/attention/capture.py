@@ -202,7 +202,7 @@ class CapturingProcessor:
             name: CapturingProcessor(inner) if "attn2" in name else inner
             for name, inner in pipe.unet.attn_processors.items()
         }
-        pipe.unet.set_attn_processor(processors)
+        pipe.unet.set_attn_processor(dict(processors))  # it takes them out of the dict
         pipe("a cat and a dog")
         processors["mid_block.attentions.0.transformer_blocks.0.attn2.processor"].maps.shape
     """
