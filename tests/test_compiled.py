@@ -33,7 +33,7 @@ def run(pipe):
     return pipe(PROMPT, generator=generator, num_inference_steps=3, height=32, width=32, output_type="latent").images
 
 
-@pytest.fixture(scope="module", params=PIPES)
+@pytest.fixture(scope="module", params=["unet", pytest.param("transformer", marks=pytest.mark.slow)])
 def expected(request):
     """The denoiser's name, the plain latents and the guided ones without compiling."""
     pipe = PIPES[request.param]()
