@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attncontrol.families import family_of
 from attncontrol.families.base import Family
+from attncontrol.families.compiled import before_call
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.engine import Engine
 from attncontrol.guidance.record import ControlRecord
@@ -117,7 +118,7 @@ class AttentionControl:
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
         self._scheduler = scheduler
         self._run = self._new_run()
-        self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
+        self._hook()
         self._prompt_is_checked = False
         if hasattr(self.pipe, "encode_prompt"):
             self.pipe.encode_prompt = self._checking(self.pipe.encode_prompt)
@@ -126,7 +127,7 @@ class AttentionControl:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._handle.remove()
+        self._unhook()
         for name in ("step", "set_timesteps"):
             vars(self._scheduler).pop(name, None)
         vars(self.pipe).pop("encode_prompt", None)
@@ -136,6 +137,12 @@ class AttentionControl:
                 "to the pipeline that you call",
                 stacklevel=2,
             )
+
+    def _hook(self) -> None:
+        """Sees every call of the denoiser, however it is compiled at the moment."""
+        called = self._family.called
+        self._unhook = before_call(called, self._before_denoiser)
+        self._hooked = called, called._compiled_call_impl
 
     def _new_run(self, thread: int | None = None) -> _Run:
         engine = Engine(self._family, self.methods, self.targets, record_maps=self.record_maps, memory=self.memory)
@@ -165,8 +172,13 @@ class AttentionControl:
 
         @functools.wraps(set_timesteps)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if family_of(self.pipe).denoiser is not self._family.denoiser:
+            family = family_of(self.pipe)
+            if family.denoiser is not self._family.denoiser:
                 raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
+            self._family = family
+            if self._hooked != (family.called, family.called._compiled_call_impl):  # compiled under control
+                self._unhook()
+                self._hook()
             self._run = self._new_run(threading.get_ident())
             self._prompt_is_checked = False
             return set_timesteps(*args, **kwargs)

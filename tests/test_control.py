@@ -246,23 +246,6 @@ def test_a_batch_of_other_copies_is_refused_at_the_first_step(prompt):
     assert tiny.state(pipe) == before
 
 
-@pytest.mark.parametrize("case", [case for case in REFUSED if "compile" in case.name], ids=lambda c: c.name)
-def test_a_denoiser_compiled_under_control_is_refused_at_the_next_call(case):
-    pipe = tiny.stable_diffusion()
-    plain = pipe(PROMPT, generator=generator(), **CALL).images
-    unet = pipe.unet
-    with attach(pipe, QUICK, prompt=PROMPT):
-        guided = pipe(PROMPT, generator=generator(), **CALL).images
-        case.change(pipe)
-        with pytest.raises(ValueError, match=f"{case.reason}.*{case.remedy}"):
-            pipe(PROMPT, generator=generator(), **CALL)
-        pipe.unet = unet
-        for part in unet.modules():
-            part._compiled_call_impl = None
-        assert torch.equal(pipe(PROMPT, generator=generator(), **CALL).images, guided)
-    assert torch.equal(pipe(PROMPT, generator=generator(), **CALL).images, plain)
-
-
 def test_replacing_the_denoiser_under_control_is_refused():
     pipe = tiny.stable_diffusion()
     with attach(pipe, QUICK, prompt=PROMPT):

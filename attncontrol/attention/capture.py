@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ class ForwardTruncated(Exception):
 
 
 class Capture:
-    """The attention probabilities of chosen layers during one forward.
+    """The attention probabilities of chosen layers, anew in every forward.
 
     `layers` maps names to attention modules (diffusers `Attention`). Inside `installed()` the processors of these
     layers are wrapped; a forward then fills `maps` per name, in order of execution, float32 [rows, heads, queries,
@@ -36,6 +36,7 @@ class Capture:
         self.layers = dict(layers)
         self.maps: dict[str, Tensor | Deferred] = {}
         self.thread = threading.get_ident()
+        self._processors: dict[str, _StoringProcessor] = {}
 
     @property
     def is_foreign(self) -> bool:
@@ -49,13 +50,22 @@ class Capture:
     def installed(self) -> Iterator[Capture]:
         """Wraps the processors and puts the same objects back on any exit."""
         inner = {name: layer.processor for name, layer in self.layers.items()}
+        self.thread = threading.get_ident()
         try:
             for name, layer in self.layers.items():
-                layer.set_processor(CapturingProcessor(inner[name], name, self))
+                layer.set_processor(self._storing(name, inner[name]))
             yield self
         finally:
+            self.maps = {}  # they hold the graph
             for name, layer in self.layers.items():
                 layer.set_processor(inner[name])
+
+    def _storing(self, name: str, inner: Any) -> _StoringProcessor:
+        """A layer's processor for this capture, the same in every forward."""
+        made = self._processors.get(name)
+        if made is None or made.inner is not inner:
+            made = self._processors[name] = _StoringProcessor(inner, name, self)
+        return made
 
     def store(self, name: str, maps: Tensor | Deferred) -> None:
         """Keeps the first maps of a layer; a checkpointed layer runs again in the backward pass."""
@@ -71,25 +81,33 @@ class ForwardCapture(Capture):
 
     Query and key are read at a module's first scaled-dot-product attention; `queries` are the image's rows of it,
     `columns` the text's keys (docs/add_a_family.md). The maps are functions, since joint attention is large. Inside
-    `installed()` every processor of `denoiser` uses torch's own attention kernels: others have no backward pass or
-    call none that could be read.
+    `installed()` the processors of all modules in `attention` use torch's own kernels: others have no backward pass
+    or call none that could be read.
     """
 
-    def __init__(self, denoiser: nn.Module, layers: Mapping[str, nn.Module], queries: slice, columns: slice) -> None:
+    def __init__(
+        self, attention: Sequence[nn.Module], layers: Mapping[str, nn.Module], queries: slice, columns: slice
+    ) -> None:
         super().__init__(layers)
-        self.denoiser, self.queries, self.columns = denoiser, queries, columns
+        self.attention, self.queries, self.columns = attention, queries, columns
+        self._forwards = {name: self._reading(name, layer.forward) for name, layer in self.layers.items()}
 
     @contextmanager
     def installed(self) -> Iterator[Capture]:
         """Wraps the modules' forwards and puts everything back on any exit."""
+        own = {name: vars(layer).get("forward") for name, layer in self.layers.items()}
+        self.thread = threading.get_ident()
         try:
             for name, layer in self.layers.items():
-                layer.forward = self._reading(name, layer.forward)
-            with native_attention(self.denoiser):
+                layer.forward = self._forwards[name]
+            with native_attention(self.attention):
                 yield self
         finally:
-            for layer in self.layers.values():
+            self.maps = {}  # they hold the graph
+            for name, layer in self.layers.items():
                 vars(layer).pop("forward", None)
+                if own[name] is not None:
+                    layer.forward = own[name]
 
     def _reading(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
@@ -113,9 +131,9 @@ class ForwardCapture(Capture):
 
 
 @contextmanager
-def native_attention(denoiser: nn.Module) -> Iterator[None]:
-    """Makes every attention processor use torch's own kernels; their choice comes back on any exit."""
-    processors = [module.processor for module in denoiser.modules() if hasattr(module, "processor")]
+def native_attention(attention: Iterable[nn.Module]) -> Iterator[None]:
+    """Makes the processors of attention modules use torch's own kernels; their choice comes back on any exit."""
+    processors = [module.processor for module in attention]
     chosen = [(p, vars(p).get("_attention_backend", p)) for p in processors if hasattr(p, "_attention_backend")]
     try:
         for processor, _ in chosen:
@@ -149,27 +167,46 @@ class _ScoresReader(TorchFunctionMode):
 @contextmanager
 def plain_attention(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Gives layers the processor of plain attention, and their own ones back on any exit."""
-    own = {layer: layer.processor for layer in layers}
+    own = [(layer, layer.processor) for layer in layers]
     try:
-        for layer in own:
+        for layer, _ in own:
             layer.set_processor(AttnProcessor2_0())
         yield
     finally:
-        for layer, processor in own.items():
+        for layer, processor in own:
             layer.set_processor(processor)
 
 
 class CapturingProcessor:
-    """Wraps any attention processor and reads the probabilities it works with.
+    """Wraps any attention processor of a Stable Diffusion UNet and keeps the probabilities it works with.
 
-    Queries and keys are taken where the inner processor hands them to scaled-dot-product attention. In
-    cross-attention the output is computed from the probabilities, which are needed anyway; the large ones of
-    self-attention are left to whom they interest, some rows at a time. Processors that never call it (sliced or
-    explicit attention) get their probabilities recomputed from the layer's own projections.
+    Set by hand, it shows attention maps without any loss and changes no picture (docs/maps.md). Queries and keys are
+    taken where the inner processor hands them to scaled-dot-product attention. Processors that never call it (sliced
+    or explicit attention) get their probabilities recomputed from the layer's own projections.
+
+    Args:
+        inner: The processor to wrap, as a rule the layer's own.
+
+    Attributes:
+        maps: Of the layer's last forward, None before it. For cross-attention the probabilities, float32
+            [rows of the batch, heads, queries, text positions]. Those of self-attention are large and come as a
+            `Deferred`, whose `compute` gives them for some rows and queries.
+
+    Example:
+        processors = {
+            name: CapturingProcessor(inner) if "attn2" in name else inner
+            for name, inner in pipe.unet.attn_processors.items()
+        }
+        pipe.unet.set_attn_processor(dict(processors))  # it takes them out of the dict
+        pipe("a cat and a dog")
+        processors["mid_block.attentions.0.transformer_blocks.0.attn2.processor"].maps.shape
     """
 
-    def __init__(self, inner: Any, name: str, capture: Capture) -> None:
-        self.inner, self.name, self.capture = inner, name, capture
+    is_explicit = False  # whether the output of cross-attention is computed from the probabilities
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.maps: Tensor | Deferred | None = None
         # diffusers decides by this signature which cross_attention_kwargs to pass on
         self.__call__ = inner.__call__
 
@@ -181,19 +218,45 @@ class CapturingProcessor:
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        if self.capture.is_foreign:
-            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         with _AttentionReader(self, attn.is_cross_attention) as reader:
             output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         if not reader.done:
             scores = project(attn, hidden_states, encoder_hidden_states, attention_mask)
             maps = attention_probabilities(*scores) if attn.is_cross_attention else deferred_probabilities(*scores)
-            self.capture.store(self.name, maps)
+            self.store(maps)
         return output
+
+    def store(self, maps: Tensor | Deferred) -> None:
+        """Keeps the maps of a forward."""
+        self.maps = maps
+
+
+class _StoringProcessor(CapturingProcessor):
+    """The processor of a guided pass: it stores to a capture, and uses the probabilities, which it needs anyway."""
+
+    is_explicit = True
+
+    def __init__(self, inner: Any, name: str, capture: Capture) -> None:
+        super().__init__(inner)
+        self.name, self.capture = name, capture
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        run = self.inner if self.capture.is_foreign else super().__call__
+        return run(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+
+    def store(self, maps: Tensor | Deferred) -> None:
+        self.capture.store(self.name, maps)
 
 
 class _AttentionReader(TorchFunctionMode):
-    """Stores the probabilities of the first scaled-dot-product attention under it; a cross-attention becomes explicit.
+    """Stores the probabilities of the first scaled-dot-product attention under it.
 
     Later ones in the same processor (the image prompt of an IP-Adapter) are left alone: the text comes first.
     """
@@ -210,13 +273,12 @@ class _AttentionReader(TorchFunctionMode):
         query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
         mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
         scores = query, key, mask, kwargs.get("scale")
-        capture, name = self.processor.capture, self.processor.name
         if not self.is_cross:
-            capture.store(name, deferred_probabilities(*scores))
+            self.processor.store(deferred_probabilities(*scores))
             return func(*args, **kwargs)
         probabilities = attention_probabilities(*scores)
-        capture.store(name, probabilities)
-        return probabilities.to(value.dtype) @ value
+        self.processor.store(probabilities)
+        return probabilities.to(value.dtype) @ value if self.processor.is_explicit else func(*args, **kwargs)
 
 
 def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from attncontrol.editing.alignment import Change, align_prompts
 from attncontrol.editing.blend import LocalBlend
 from attncontrol.editing.injection import Injection
 from attncontrol.families import family_of
+from attncontrol.families.compiled import uncompiled
 from attncontrol.families.unet import UNetFamily
 from attncontrol.prompt.align import tokenize
 
@@ -88,7 +90,8 @@ class EditingMixin:
         if not injection.alignment.changes and not weights:
             raise ValueError(f"the prompts are equal ({prompt!r}): change a word, or give weights")
         negative, on_step = kwargs.pop("negative_prompt", None), kwargs.pop("callback_on_step_end", None)
-        with injection.installed(layers, family.attention_modules()):
+        compiled = uncompiled() if family.parts.is_compiled else nullcontext()
+        with compiled, injection.installed(layers, family.attention_modules()):
             output = self(
                 [source] * n + [prompt] * n,
                 negative_prompt=[negative] * 2 * n if isinstance(negative, str) else negative,

@@ -11,6 +11,7 @@ from transformers import CLIPTokenizer
 
 from attncontrol.families.base import Family
 from attncontrol.families.caches import check_no_cache
+from attncontrol.families.compiled import original
 from attncontrol.families.flux import FluxFamily
 from attncontrol.families.pixart import PixArtFamily
 from attncontrol.families.qwen_image import QwenImageFamily
@@ -28,14 +29,9 @@ INSTEAD = (
 
 def family_of(pipe: Any) -> Family:
     """The family of a diffusers pipeline. Raises ValueError for one that cannot be controlled."""
-    denoiser = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    transformer, unet = getattr(pipe, "transformer", None), getattr(pipe, "unet", None)
+    denoiser = original(unet if transformer is None else transformer)
     name = type(pipe).__name__
-    if _is_compiled(denoiser):
-        raise ValueError(
-            f"the denoiser of this {name} is compiled by torch.compile, which hides its attention layers: use the "
-            "module it was compiled from (pipe.unet._orig_mod, or a pipeline loaded afresh); other parts may stay "
-            "compiled"
-        )
     if isinstance(denoiser, nn.Module):
         check_no_cache(denoiser, name)
     if type(denoiser).__name__ in KNOWN:
@@ -98,9 +94,3 @@ def has_transformer_family(stock: type | None) -> bool:
     parameters = inspect.signature(stock.__init__).parameters if stock is not None else {}
     declared = parameters["transformer"].annotation if "transformer" in parameters else None
     return getattr(declared, "__name__", declared) in KNOWN
-
-
-def _is_compiled(denoiser: Any) -> bool:
-    """Whether `torch.compile` wraps the module, or it or a part of it was compiled in place."""
-    parts = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
-    return hasattr(denoiser, "_orig_mod") or any(part._compiled_call_impl is not None for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from attncontrol.attention.capture import ForwardCapture
 from attncontrol.attention.layers import Layer, Size
 from attncontrol.attention.maps import index_tensor
+from attncontrol.families.compiled import original
+from attncontrol.families.parts import Parts
 from attncontrol.prompt.text import TextReader
 
 Call = dict[str, Any]
@@ -35,6 +38,9 @@ Without self-attention layers there is nothing for Attention Refocusing's second
 class Family(ABC):
     """A kind of denoiser with its pipelines: where latents, text, copies and attention layers are in a call.
 
+    One is made for every run: modules are looked up once. `called` is the pipeline's denoiser, `denoiser` the module
+    that this was compiled from, mostly the same.
+
     Args:
         pipe: The diffusers pipeline.
     """
@@ -50,9 +56,15 @@ class Family(ABC):
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.denoiser: nn.Module = getattr(pipe, self.component)
+        self.called: nn.Module = getattr(pipe, self.component)
+        self.denoiser: nn.Module = original(self.called)
         self._signature = inspect.signature(type(self.denoiser).forward)
         self._positional: tuple[str, ...] = ()  # the arguments that the pipeline gives by position
+
+    @functools.cached_property
+    def parts(self) -> Parts:
+        """The denoiser's modules by what guided passes do with them."""
+        return Parts.of(self.called)
 
     @classmethod
     def weightless(cls, config: dict[str, Any], dtype: torch.dtype) -> Family:
@@ -109,7 +121,7 @@ class Family(ABC):
     def run(self, call: Call) -> None:
         """Calls the denoiser; what the pipeline gave by position goes by position, where hooks of others read it."""
         named = {name: value for name, value in call.items() if name not in self._positional}
-        self.denoiser(*[call[name] for name in self._positional], **named)
+        self.called(*[call[name] for name in self._positional], **named)
 
     def latents(self, call: Call) -> Tensor:
         """The noisy latents of a call, [rows, ...], shaped as the scheduler's sample."""
@@ -170,14 +182,19 @@ class Family(ABC):
     def attention_modules(self) -> dict[str, nn.Module]:
         """The modules of all layers by name."""
 
+    @functools.cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """`attention_modules`, looked up once."""
+        return self.attention_modules()
+
     def part(self, call: Call) -> tuple[slice, slice]:
         """Which queries of a layer are the image's, and which keys the text's; here all of a cross-attention."""
         return slice(None), slice(None)
 
     def capture(self, call: Call, layers: Sequence[Layer]) -> Any:
         """What reads the maps of these layers during a forward with this call."""
-        modules = self.attention_modules()
-        return ForwardCapture(self.denoiser, {layer.name: modules[layer.name] for layer in layers}, *self.part(call))
+        chosen = {layer.name: self.modules[layer.name] for layer in layers}
+        return ForwardCapture(self.parts.attention, chosen, *self.part(call))
 
     def perturbed_layers(self) -> list[str]:
         """The attention layers in which perturbed-attention guidance treats the copies of the batch differently."""

@@ -127,14 +127,13 @@ class UNetFamily(Family):
 
     def capture(self, call: Call, layers: Sequence[Layer]) -> Capture:
         """Reads maps by attention processors, which also serves IP-Adapter and explicit attention."""
-        modules = self.attention_modules()
-        return Capture({layer.name: modules[layer.name] for layer in layers})
+        return Capture({layer.name: self.modules[layer.name] for layer in layers})
 
     def layers(self, latent_size: Size) -> list[Layer]:
         """The attention layers with the size of their maps for latents of (height, width)."""
         sizes = self._block_sizes(latent_size)
         layers = []
-        for name, module in self.attention_modules().items():
+        for name, module in self.modules.items():
             parts = name.split(".")
             block = parts[0] if parts[0] == "mid_block" else f"{parts[0]}.{parts[1]}"
             place = BLOCKS[parts[0]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,7 +15,9 @@ from attncontrol.attention.capture import Capture, ForwardTruncated, plain_atten
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap, index_tensor
 from attncontrol.families import INSTEAD
-from attncontrol.families.base import Call, Family
+from attncontrol.families.base import Call, Family, map_tensors
+from attncontrol.families.compiled import uncompiled
+from attncontrol.families.parts import Parts
 
 
 class GuidedPass:
@@ -38,6 +40,11 @@ class GuidedPass:
         self.dtype = latents.dtype
         # a copy made outside inference mode can take part in autograd
         self.start = latents[self.first_row : self.first_row + self.images].clone().float()
+        # perturbed-attention guidance would treat the copies of a batch differently there
+        self._perturbed = [family.modules[name] for name in family.perturbed_layers()]
+        # what the first pass of a step finds out and later ones use
+        self._chosen: tuple[list[int], Call, float] | None = None
+        self._captured: Capture | None = None
 
     def check_copies(self) -> None:
         """Raises ValueError if the batch is not made of equal copies of the latents, as the family says."""
@@ -58,30 +65,38 @@ class GuidedPass:
         of other threads over the same denoiser wait.
         """
         leaf = latents[index_tensor(rows, latents.device)].detach().requires_grad_(torch.is_grad_enabled())
-        call = self.family.rows(self.call, self.batch, [self.first_row + row for row in rows])
+        call, scale = self._arguments(rows)
         call = self.family.with_latents(call, leaf.to(self.dtype))
-        capture = self.family.capture(call, self.layers)
-        denoiser = self.family.denoiser
-        scaled = _scaled_lora(denoiser, call, self.family.lora_argument)
+        parts, capture = self.family.parts, self._capture(call)
         with (
-            _lock(denoiser),
-            _frozen(denoiser),
-            self._checkpointing(),
-            self._unperturbed(),
-            scaled,
+            _lock(self.family.denoiser),
+            uncompiled() if parts.is_compiled else nullcontext(),
+            _frozen(parts),
+            self._checkpointing(parts),
+            plain_attention(self._perturbed),
+            _scaled(parts, scale),
             capture.installed(),
         ):
-            with suppress(ForwardTruncated), _lasting_weights(denoiser):
+            with suppress(ForwardTruncated), _lasting_weights(parts):
                 self.family.run(call)
             yield leaf, self._maps(capture)
 
-    @contextmanager
-    def _unperturbed(self) -> Iterator[None]:
-        """Plain attention where perturbed-attention guidance would treat the copies of a batch differently."""
-        names = self.family.perturbed_layers()
-        modules = self.family.attention_modules() if names else {}
-        with plain_attention([modules[name] for name in names]):
-            yield
+    def _arguments(self, rows: Sequence[int]) -> tuple[Call, float]:
+        """The call for these images and its LoRA scale, taken out of it; made once for passes of the same images."""
+        if self._chosen is None or self._chosen[0] != list(rows):
+            call = self.family.rows(self.call, self.batch, [self.first_row + row for row in rows])
+            scale, argument = 1.0, self.family.lora_argument
+            if call.get(argument) and USE_PEFT_BACKEND:
+                scale = call[argument].pop("scale", 1.0)
+            self._chosen = list(rows), call, scale
+        _, call, scale = self._chosen
+        # denoisers take things out of the lists and dicts they are given
+        return {name: map_tensors(value, _unchanged) for name, value in call.items()}, scale
+
+    def _capture(self, call: Call) -> Capture:
+        if self._captured is None:
+            self._captured = self.family.capture(call, self.layers)
+        return self._captured
 
     def _maps(self, capture: Capture) -> AttentionMaps:
         layers = {layer.name: layer for layer in self.layers}
@@ -91,17 +106,25 @@ class GuidedPass:
         return AttentionMaps(tuple(LayerMap(layers[name], maps) for name, maps in capture.maps.items()))
 
     @contextmanager
-    def _checkpointing(self) -> Iterator[None]:
+    def _checkpointing(self, parts: Parts) -> Iterator[None]:
         """In low-memory mode, activations between blocks are recomputed in the backward pass instead of kept."""
-        denoiser = self.family.denoiser
-        if not self.low_memory or denoiser.is_gradient_checkpointing:
+        blocks = parts.checkpointed
+        if not self.low_memory or any(block.gradient_checkpointing for block in blocks):
             yield
             return
-        denoiser.enable_gradient_checkpointing()
+        if any(getattr(block, "_gradient_checkpointing_func", None) is None for block in blocks):
+            self.family.denoiser.enable_gradient_checkpointing()  # gives them one
         try:
+            for block in blocks:
+                block.gradient_checkpointing = True
             yield
         finally:
-            denoiser.disable_gradient_checkpointing()
+            for block in blocks:
+                block.gradient_checkpointing = False
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -113,46 +136,46 @@ def _lock(module: nn.Module) -> threading.RLock:
 
 
 @contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of the module asks for gradients inside; their flags come back on any exit."""
-    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+def _frozen(parts: Parts) -> Iterator[None]:
+    """No parameter of the denoiser asks for gradients inside; their flags come back on any exit.
+
+    Not for a whole run: compiled code that was made for the other flags would be compiled again.
+    """
+    trainable = [(own, name) for own, name in parts.parameters if own[name].requires_grad]
     try:
-        module.requires_grad_(False)
+        for own, name in trainable:
+            own[name].requires_grad = False
         yield
     finally:
         # by name: sequential offloading makes new parameter objects in every forward
-        for name, parameter in module.named_parameters():
-            if name in trainable:
-                parameter.requires_grad_(True)
+        for own, name in trainable:
+            own[name].requires_grad = True
 
 
 @contextmanager
-def _scaled_lora(module: nn.Module, call: Call, argument: str | None) -> Iterator[None]:
-    """The LoRA scale a call asks for, taken out of it, holds inside: diffusers' own ends with the forward.
+def _scaled(parts: Parts, scale: float) -> Iterator[None]:
+    """The LoRA scale of a call holds inside: diffusers' own ends with the forward.
 
     Checkpointed blocks run again in the backward pass.
     """
-    arguments = dict(call.get(argument) or {})
-    scale = arguments.pop("scale", 1.0)
-    if not USE_PEFT_BACKEND or scale == 1.0:
+    if scale == 1.0:
         yield
         return
-    call[argument] = arguments
-    scale_lora_layers(module, scale)
+    scale_lora_layers(parts.adapters, scale)
     try:
         yield
     finally:
-        unscale_lora_layers(module, scale)
+        unscale_lora_layers(parts.adapters, scale)
 
 
 @contextmanager
-def _lasting_weights(module: nn.Module) -> Iterator[None]:
+def _lasting_weights(parts: Parts) -> Iterator[None]:
     """The backward pass sees the weights as the forward inside saw them.
 
     Group offloading and layerwise casting load or cast a parameter's data for the forward of its layer only; the
     graph would hold the parameter and find its other data. It is given an alias of what the forward used.
     """
-    if not any(hasattr(part, "_diffusers_hook") for part in module.modules()):
+    if not parts.moves_weights:
         yield
         return
     with torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda tensor: tensor):

@@ -145,6 +145,10 @@ def helped(helper: Callable[[Any], Any]) -> Callable[[], Any]:
     return build
 
 
+def replace_by_compiled(pipe: Any) -> None:
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+
+
 def group_offload(pipe: Any, **settings: Any) -> None:
     pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), **settings)
 

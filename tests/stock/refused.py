@@ -9,7 +9,6 @@ from typing import Any
 import DeepCache
 import diffusers
 import tokenizers
-import torch
 import transformers
 
 from tests import tiny
@@ -24,7 +23,6 @@ class Refusal:
     reason: str
     remedy: str = "Use a text-to-image, .* as StableDiffusionPipeline"
     note: str = ""
-    change: Callable[[Any], Any] | None = None
 
 
 def flux() -> Any:
@@ -70,21 +68,6 @@ def with_another_tokenizer() -> Any:
     return tiny.stable_diffusion(tokenizer=transformers.PreTrainedTokenizerFast(tokenizer_object=words))
 
 
-def compiled(name: str, change: Callable[[Any], Any], note: str = "") -> Refusal:
-    """A UNet that is compiled, before control or under it."""
-
-    def build() -> Any:
-        pipe = tiny.stable_diffusion()
-        change(pipe)
-        return pipe
-
-    return Refusal(name, build, r"compiled by torch\.compile", "_orig_mod", note, change)
-
-
-def replace_by_compiled(pipe: Any) -> None:
-    pipe.unet = torch.compile(pipe.unet)
-
-
 def cached(name: str, change: Callable[[Any], Any], remedy: str) -> Refusal:
     """A UNet that hands on features of earlier steps."""
 
@@ -114,13 +97,6 @@ def with_attention_broadcast(pipe: Any) -> None:
 REFUSED = [
     cached("DeepCache", with_deep_cache, r"disable\(\) of its DeepCacheSDHelper"),
     cached("apply_pyramid_attention_broadcast", with_attention_broadcast, "take the cache off first"),
-    compiled(
-        "pipe.unet = torch.compile(pipe.unet)",
-        replace_by_compiled,
-        "attach to the pipeline with the module it was made of, `pipe.unet._orig_mod`; other parts may stay compiled",
-    ),
-    compiled("pipe.unet.compile()", lambda pipe: pipe.unet.compile(), "load the pipeline afresh"),
-    compiled("pipe.unet.compile_repeated_blocks()", lambda pipe: pipe.unet.compile_repeated_blocks(), "likewise"),
     Refusal(
         "FluxPipeline without tokenizers",
         flux,

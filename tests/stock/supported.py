@@ -21,6 +21,7 @@ from tests.stock.builders import (
     mask,
     picture,
     pipeline,
+    replace_by_compiled,
     scheduled,
     t2i_adapter,
     text_to_image,
@@ -290,4 +291,15 @@ HELPERS = [
         note="which tokens merge is drawn anew in every call, the guided ones too; not so with `use_rand=False`",
     ),
     Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
+    Case(
+        "pipe.unet = torch.compile(pipe.unet)",
+        helped(replace_by_compiled),
+        note="before or under control; guided passes run the modules as they were written",
+    ),
+    Case("unet.compile()", helped(lambda pipe: pipe.unet.compile(backend="eager")), note="likewise"),
+    Case(
+        "unet.compile_repeated_blocks()",
+        helped(lambda pipe: pipe.unet.compile_repeated_blocks(backend="eager")),
+        note="likewise",
+    ),
 ]
