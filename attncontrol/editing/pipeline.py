@@ -28,6 +28,7 @@ from attncontrol.editing.published import (
     PublishedBlend,
     PublishedInjection,
     is_swap,
+    last_layer,
     published_alignment,
 )
 from attncontrol.editing.replay import replaying, step_states
@@ -277,7 +278,7 @@ def _published_injection(
         choose_size(layers),
         arguments.read_factors(prompt, weights, family),
         blend,
-        last=layers[-1].name,
+        last=last_layer(layers),
         steps=steps,
     )
 

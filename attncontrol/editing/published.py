@@ -5,6 +5,7 @@ docs/editing.md lists how it differs from `Injection` and `LocalBlend`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,11 @@ def published_alignment(source_ids: list[int], target_ids: list[int], length: in
         if row >= 0:
             matrix[row, column] = 1
     return PromptAlignment((), matrix, weights)
+
+
+def last_layer(layers: Sequence[Layer]) -> str:
+    """The name of the layer that runs last: layers are listed by place, those of "up" not always at the end."""
+    return ([layer for layer in layers if layer.place == "up"] or layers)[-1].name
 
 
 def is_swap(source: list[Any], target: list[Any]) -> bool:
