@@ -60,11 +60,9 @@ def find_background(means: AttentionMeans, nouns: Sequence[Sequence[int]]) -> Te
     maps = token_means(means.cross, nouns)
     maps = (maps - maps.amin((1, 2), keepdim=True)) / maps.amax((1, 2), keepdim=True)
     maps = F.interpolate(maps[None], means.self_size)[0]
-    empty = [
-        c for c in range(CLUSTERS) if (inside := clusters == c).any() and maps[:, inside].mean(1).max() <= THRESHOLD
-    ]
-    found = sum((clusters == c).float() for c in empty) if empty else torch.zeros(())
-    return half_covered(found, means.cross_size) if empty and isinstance(found, Tensor) else None
+    scores = [maps[:, clusters == c].mean(1).max() if (clusters == c).any() else 1.0 for c in range(CLUSTERS)]
+    empty = torch.tensor([c for c, score in enumerate(scores) if score <= THRESHOLD], device=clusters.device)
+    return half_covered(torch.isin(clusters, empty), means.cross_size)
 
 
 def half_covered(mask: Tensor, size: Size) -> Tensor | None:
@@ -74,7 +72,7 @@ def half_covered(mask: Tensor, size: Size) -> Tensor | None:
 
 
 def k_means(points: Tensor, clusters: int, restarts: int, iterations: int = 100) -> Tensor:
-    """The cluster of every point [points, width], best of some starts (k-means++, seeded): [points] of whole numbers."""
+    """The cluster of every point [points, width]: [points] of whole numbers, the best of some seeded k-means++ starts."""
     generator = torch.Generator().manual_seed(0)
     points = points.float()
     best, labels = float("inf"), torch.zeros(len(points), dtype=torch.long, device=points.device)

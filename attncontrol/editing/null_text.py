@@ -1,6 +1,7 @@
 """Null-text inversion: the unconditional text states of every step are learned, so that guided sampling comes back.
 
-Mokady et al., "Null-text Inversion for Editing Real Images using Guided Diffusion Models", CVPR 2023, arXiv 2211.09794.
+Mokady et al., "Null-text Inversion for Editing Real Images using Guided Diffusion Models", CVPR 2023,
+arXiv 2211.09794.
 """
 
 from __future__ import annotations

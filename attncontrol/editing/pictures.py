@@ -63,10 +63,8 @@ def _opened(image: Any) -> Image.Image:
 def _flattened(image: Image.Image) -> Image.Image:
     """RGB on white; modes of more than 8 bits are scaled to them."""
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float32)
-        image = Image.fromarray(
-            (values / (65535 if image.mode.startswith("I") else 1) * 255).clip(0, 255).astype("u1")
-        )
+        most = 65535 if image.mode.startswith("I") else 1
+        image = Image.fromarray((np.asarray(image, np.float32) / most * 255).clip(0, 255).astype("u1"))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

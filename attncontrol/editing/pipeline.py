@@ -158,7 +158,8 @@ class EditingMixin:
         Returns:
             The inversion; for a list of images a list.
         Raises:
-            ValueError: If the image, the prompt, the scheduler or a value cannot be used, or numbers stop being finite.
+            ValueError: If the image, the prompt, the scheduler or a value cannot be used, or numbers stop being
+                finite.
             TypeError: If the image is none.
         """
         family = arguments.unet_family(self)
