@@ -72,7 +72,7 @@ def half_covered(mask: Tensor, size: Size) -> Tensor | None:
 
 
 def k_means(points: Tensor, clusters: int, restarts: int, iterations: int = 100) -> Tensor:
-    """The cluster of every point [points, width]: [points] of whole numbers, the best of some seeded k-means++ starts."""
+    """The cluster of every point [points, width]: [points] of whole numbers, from the best of some seeded starts."""
     generator = torch.Generator().manual_seed(0)
     points = points.float()
     best, labels = float("inf"), torch.zeros(len(points), dtype=torch.long, device=points.device)

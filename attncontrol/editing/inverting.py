@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,7 +106,6 @@ class Inverter:
                 )
             return earlier
         inversion.latents, inversion.background = self._inverted()
-        inversion.sampled = inversion.latents[-1]
         return inversion
 
     def _inverted(self) -> tuple[Tensor, Tensor | None]:
@@ -125,6 +125,10 @@ class Inverter:
         mask = None
         if find:
             mask = find_background(means, [positions for _, positions in request.nouns])
+            if mask is None:
+                warnings.warn(
+                    "the nouns look everywhere in the picture: it is inverted without background", stacklevel=2
+                )
         elif wants and request.background is not None:
             mask = self._read_mask(request.background)
         return torch.cat(path).cpu(), None if mask is None else mask.cpu()
