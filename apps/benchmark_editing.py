@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -129,6 +130,7 @@ class Bench:
 
     def __init__(self, pipe: Any, folder: Path, sampling: dict[str, Any]) -> None:
         self.pipe, self.folder, self.sampling = pipe, folder, sampling
+        self._sources: dict[Scene, tuple[int, Image.Image]] = {}
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         self.file = folder / "results.jsonl"
         text = self.file.read_text() if self.file.exists() else ""
@@ -151,25 +153,30 @@ class Bench:
 
     def drawn(self, method: str, number: int, scene: Scene) -> tuple[Image.Image, Callable, None]:
         """The picture of the first seed that shows the scene, and what edits it."""
-        windows = {"cross": 0.0, "self_attention": 0.0} if method == DRAWN[0] else {}
         seed, before = self.first_right(scene)
-        return (
-            before,
-            lambda prompt: self.pipe.edit(scene.prompt, prompt, seed=seed, **windows, **self.sampling).images[0],
-            None,
-        )
+
+        def edit(prompt: str) -> Image.Image:
+            if method == DRAWN[0]:
+                return self.plain(prompt, seed)
+            return self.pipe.edit(scene.prompt, prompt, seed=seed, **self.sampling).images[0]
+
+        return before, edit, None
+
+    def plain(self, prompt: str, seed: int) -> Image.Image:
+        """A picture without control."""
+        return self.pipe(prompt, generator=torch.Generator().manual_seed(seed), **self.sampling).images[0]
 
     def first_right(self, scene: Scene) -> tuple[int, Image.Image]:
         """A seed and its picture. Raises ValueError if no seed shows the scene."""
-        import torch
-
-        for seed in range(SEEDS):
-            generator = torch.Generator().manual_seed(seed)
-            image = self.pipe(scene.prompt, generator=generator, **self.sampling).images[0]
+        for seed in range(SEEDS) if scene not in self._sources else ():
+            image = self.plain(scene.prompt, seed)
             found = oracle.detect(image)[0]
             if all(matching(found, thing) for thing in scene.expected):
-                return seed, image
-        raise ValueError(f"none of {SEEDS} seeds shows {scene.prompt!r}")
+                self._sources[scene] = seed, image
+                break
+        if scene not in self._sources:
+            raise ValueError(f"none of {SEEDS} seeds shows {scene.prompt!r}")
+        return self._sources[scene]
 
     def inverted(self, method: str, number: int, scene: Scene) -> tuple[Image.Image, Callable, float]:
         """A rendered scene, what edits its inversion, and the quality of the reconstruction."""

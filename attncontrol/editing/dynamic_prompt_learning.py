@@ -138,13 +138,14 @@ class DynamicPromptLearning(Settings):
         targets = self.targets(index, len(timesteps))
         seen: list[list[float]] = []
         for _ in range(self.looks if self.looks > 1 else 0):
-            losses = self.losses(network.maps(latents, timesteps[index], encode(learned)), nouns, mask)
-            seen.append(losses.numbers())
-            reached = all(value < target for value, target in zip(seen[-1][1:], targets, strict=True))
-            if reached or not math.isfinite(seen[-1][0]):
-                break
-            optimizer.zero_grad()
-            losses.total.backward()
+            with network.maps(latents, timesteps[index], encode(learned)) as attention:
+                losses = self.losses(attention, nouns, mask)
+                seen.append(losses.numbers())
+                reached = all(value < target for value, target in zip(seen[-1][1:], targets, strict=True))
+                if reached or not math.isfinite(seen[-1][0]):
+                    break
+                optimizer.zero_grad()
+                losses.total.backward()
             optimizer.step()
         return learned.detach(), seen
 

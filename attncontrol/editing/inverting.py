@@ -211,8 +211,10 @@ class Inverter:
             bar.update(done)
 
             def advance() -> None:
+                nonlocal done  # a bar that is switched off does not count
+                done += 1
                 bar.update()
-                self.request.on_step(bar.n, total)
+                self.request.on_step(done, total)
 
             yield advance
 

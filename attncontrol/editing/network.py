@@ -44,18 +44,20 @@ class Network:
             output = self.unet(latents.to(dtype), timestep, states.to(dtype), return_dict=False)[0]
         return output.float()
 
-    def maps(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+    @contextmanager
+    def maps(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Iterator[Tensor]:
         """Cross-attention [height, width, positions] of one image, the mean over heads and layers of `map_size`.
 
-        The forward ends at the last of these layers.
+        The forward ends at the last of these layers. Gradients must be taken inside the context: in low-memory mode
+        the layers run again for them.
         """
         dtype = self.unet.dtype
         call = {"sample": latents.to(dtype), "timestep": timestep, "encoder_hidden_states": states.to(dtype)}
         capture = self.family.capture(call, self.map_layers)
-        with self._checkpointing(), capture.installed(), suppress(ForwardTruncated):
-            self.unet(**call)
-        heads = torch.cat([maps[0] for maps in capture.maps.values()])
-        return heads.mean(0).unflatten(0, self.map_size)
+        with capture.installed():
+            with self._checkpointing(), suppress(ForwardTruncated):
+                self.unet(**call)
+            yield torch.cat([maps[0] for maps in capture.maps.values()]).mean(0).unflatten(0, self.map_size)
 
     def step(self, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
         """One step of sampling, without noise."""
