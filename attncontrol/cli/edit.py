@@ -76,7 +76,7 @@ def edit(
     check_targets([before, after], overwrite)
     guidance = options.read_guidance_scale(guidance_scale, model)
     pipe = load_pipeline(model, device, dtype)
-    common = {"cross": cross, "self_attention": self_attention, "weights": factors}
+    common: dict[str, Any] = {"cross": cross, "self_attention": self_attention, "weights": factors}
     common["local"] = [word.strip() for word in local.split(",") if word.strip()]
     sampling: dict[str, Any] = {"height": height, "width": width}
     if image is None:
