@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from attncontrol import AttentionControlPipeline
-from attncontrol.editing import NullText
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +49,11 @@ def test_the_local_blend_leaves_alone_what_lies_elsewhere(distance):
 
 
 def test_null_text_reconstructs_a_picture_far_better_than_ddim(emoji):
-    image = emoji(SOURCE, generator=torch.Generator().manual_seed(3), **SAMPLING).images[0]
+    sampling = {**SAMPLING, "num_inference_steps": 25}  # with fewer, the steps are too long for either
+    image = emoji(SOURCE, generator=torch.Generator().manual_seed(3), **sampling).images[0]
 
     def quality(method):
-        inversion = emoji.invert(image, SOURCE, method, null_text=NullText(iterations=5), **SAMPLING)
+        inversion = emoji.invert(image, SOURCE, method, **sampling)
         again = emoji.reconstruct(inversion).images[0]
         return 10 * np.log10(255**2 / np.mean((np.asarray(again, float) - np.asarray(image, float)) ** 2))
 
