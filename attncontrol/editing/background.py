@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer, Size
-from attncontrol.attention.maps import token_means
+from attncontrol.editing.dynamic_prompt_learning import noun_maps
 
 CLUSTERS, RESTARTS, THRESHOLD = 5, 10, 0.2
 MOST_CELLS = 1024  # of the self-attention that is clustered
@@ -57,7 +57,7 @@ class AttentionMeans:
 def find_background(means: AttentionMeans, nouns: Sequence[Sequence[int]]) -> Tensor | None:
     """1 where no noun looks, else 0, [height, width] of the cross-attention; None if nothing is background."""
     clusters = k_means(means.self_attention, CLUSTERS, RESTARTS).unflatten(0, means.self_size)
-    maps = token_means(means.cross, nouns)
+    maps = noun_maps(means.cross, nouns)
     maps = (maps - maps.amin((1, 2), keepdim=True)) / maps.amax((1, 2), keepdim=True)
     maps = F.interpolate(maps[None], means.self_size)[0]
     scores = [maps[:, clusters == c].mean(1).max() if (clusters == c).any() else 1.0 for c in range(CLUSTERS)]

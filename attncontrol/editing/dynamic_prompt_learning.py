@@ -15,12 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attncontrol.attention.maps import smooth, token_means
+from attncontrol.attention.maps import smooth
 from attncontrol.editing.network import Network
 from attncontrol.editing.settings import PUBLISHED_STEPS, Settings
 from attncontrol.losses.base import option
 
 SOFTMAX_SCALE = 100.0
+
+
+def noun_maps(attention: Tensor, nouns: Sequence[Sequence[int]]) -> Tensor:
+    """The mean map of every noun's positions: [height, width, positions] -> [nouns, height, width]."""
+    return torch.stack([attention[..., list(positions)].mean(-1) for positions in nouns])
 
 
 def balancing(attention: Tensor, nouns: Sequence[Sequence[int]], worst: bool = True, smoothing: bool = True) -> Tensor:
@@ -29,7 +34,7 @@ def balancing(attention: Tensor, nouns: Sequence[Sequence[int]], worst: bool = T
     attention: [height, width, positions], probabilities; nouns: the positions of each.
     """
     words = torch.softmax(SOFTMAX_SCALE * attention[..., 1:-1], dim=-1)
-    maps = token_means(F.pad(words, (1, 1)), nouns)
+    maps = noun_maps(F.pad(words, (1, 1)), nouns)
     peaks = (smooth(maps) if smoothing else maps).flatten(1).amax(1)
     missing = (1 - peaks).clamp(min=0)
     return missing.max() if worst else missing.mean()
@@ -37,7 +42,7 @@ def balancing(attention: Tensor, nouns: Sequence[Sequence[int]], worst: bool = T
 
 def disjoint(attention: Tensor, nouns: Sequence[Sequence[int]]) -> Tensor:
     """Mean cosine similarity of the maps of every two nouns; 0 for a single one."""
-    maps = token_means(attention, nouns).flatten(1)
+    maps = noun_maps(attention, nouns).flatten(1)
     pairs = [(n, k) for n in range(len(maps)) for k in range(n)]
     if not pairs:
         return maps.sum() * 0
@@ -46,7 +51,7 @@ def disjoint(attention: Tensor, nouns: Sequence[Sequence[int]]) -> Tensor:
 
 def background(attention: Tensor, nouns: Sequence[Sequence[int]], mask: Tensor) -> Tensor:
     """Mean cosine similarity of the nouns' maps and the background, 1 there and else 0: [height, width]."""
-    maps = token_means(attention, nouns).flatten(1)
+    maps = noun_maps(attention, nouns).flatten(1)
     return F.cosine_similarity(maps, mask.to(maps).flatten()[None], dim=1).mean()
 
 
