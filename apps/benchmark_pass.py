@@ -70,7 +70,7 @@ def count_passes(side: int) -> dict[str, int]:
 def run(guided: GuidedPass) -> None:
     """One pass and its gradient."""
     with guided.run(guided.start, [0]) as (leaf, maps):
-        torch.autograd.grad(torch.stack([layer.probabilities.sum() for layer in maps[0].layers]).sum(), leaf)
+        torch.autograd.grad(torch.stack([layer.probabilities.sum() for layer in maps.layers]).sum(), leaf)
 
 
 def forward(unet: torch.nn.Module, last: torch.nn.Module, call: dict[str, Any]) -> None:

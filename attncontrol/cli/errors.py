@@ -12,7 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-GO_ON = {"batch": "run the same command again to go on"}
+AGAIN = "run the same command again to go on"
+GO_ON = {"batch": AGAIN, "invert": AGAIN, "edit": AGAIN}
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -58,43 +58,54 @@ class Injection:
             self.blend.add(source, edit, layer.size)
         return torch.cat([probabilities[:-n], edit])
 
-    @contextmanager
-    def installed(self, layers: list[Layer], modules: dict[str, nn.Module]) -> Iterator[None]:
-        """Wraps the processors of the layers and puts the same objects back on any exit."""
-        own = {layer.name: modules[layer.name].processor for layer in layers}
-        try:
-            for layer in layers:
-                processor = own[layer.name]
-                # processors with weights (IP-Adapter) stay; the others compute plain attention in one way or another
-                inner = processor if isinstance(processor, nn.Module) else AttnProcessor2_0()
-                modules[layer.name].set_processor(InjectingProcessor(inner, layer, self))
-            yield
-        finally:
-            for name, processor in own.items():
-                modules[name].set_processor(processor)
+
+class Observer(Protocol):
+    """What may read and change attention: an `Injection`, or something that only looks."""
+
+    def wants(self, layer: Layer) -> bool:
+        """Whether the attention of a layer is changed or read in the present step."""
+
+    def apply(self, probabilities: Tensor, layer: Layer) -> Tensor:
+        """The attention to go on with: [rows, heads, queries, keys] as before."""
+
+
+@contextmanager
+def observed(observer: Observer | None, layers: Sequence[Layer], modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Wraps the processors of the layers and puts the same objects back on any exit; does nothing for None."""
+    own = {layer.name: modules[layer.name].processor for layer in layers} if observer is not None else {}
+    try:
+        for layer in layers if observer is not None else ():
+            processor = own[layer.name]
+            # processors with weights (IP-Adapter) stay; the others compute plain attention in one way or another
+            inner = processor if isinstance(processor, nn.Module) else AttnProcessor2_0()
+            modules[layer.name].set_processor(InjectingProcessor(inner, layer, observer))
+        yield
+    finally:
+        for name, processor in own.items():
+            modules[name].set_processor(processor)
 
 
 class InjectingProcessor:
-    """Wraps an attention processor; what it hands to scaled-dot-product attention is computed under an injection."""
+    """Wraps an attention processor; what it hands to scaled-dot-product attention is computed under an observer."""
 
-    def __init__(self, inner: Any, layer: Layer, injection: Injection) -> None:
-        self.inner, self.layer, self.injection = inner, layer, injection
+    def __init__(self, inner: Any, layer: Layer, observer: Observer) -> None:
+        self.inner, self.layer, self.observer = inner, layer, observer
         # diffusers decides by this signature which cross_attention_kwargs to pass on
         self.__call__ = inner.__call__
 
     def __call__(self, attn: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not self.injection.wants(self.layer):
+        if not self.observer.wants(self.layer):
             return self.inner(attn, hidden_states, *args, **kwargs)
-        with _ExplicitAttention(self.injection, self.layer):
+        with _ExplicitAttention(self.observer, self.layer):
             return self.inner(attn, hidden_states, *args, **kwargs)
 
 
 class _ExplicitAttention(TorchFunctionMode):
-    """Computes the first scaled-dot-product attention under it from probabilities that the injection may change."""
+    """Computes the first scaled-dot-product attention under it from probabilities that the observer may change."""
 
-    def __init__(self, injection: Injection, layer: Layer) -> None:
+    def __init__(self, observer: Observer, layer: Layer) -> None:
         super().__init__()
-        self.injection, self.layer, self.done = injection, layer, False
+        self.observer, self.layer, self.done = observer, layer, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -102,5 +113,6 @@ class _ExplicitAttention(TorchFunctionMode):
             return func(*args, **kwargs)
         self.done = True
         query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
-        probabilities = attention_probabilities(query, key, kwargs.get("attn_mask"), kwargs.get("scale"))
-        return self.injection.apply(probabilities, self.layer).to(value.dtype) @ value
+        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+        probabilities = attention_probabilities(query, key, mask, kwargs.get("scale"))
+        return self.observer.apply(probabilities, self.layer).to(value.dtype) @ value

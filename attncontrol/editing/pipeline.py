@@ -1,30 +1,40 @@
-"""What an `AttentionControlPipeline` can do with two prompts: `edit`."""
+"""What an `AttentionControlPipeline` can do with pictures and two prompts: `edit`, `invert`, `reconstruct`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from attncontrol.attention.layers import choose_size
+from attncontrol.attention.layers import Size, choose_size
+from attncontrol.editing import arguments
 from attncontrol.editing.alignment import Change, align_prompts
 from attncontrol.editing.blend import LocalBlend
-from attncontrol.editing.injection import Injection
-from attncontrol.families import family_of
+from attncontrol.editing.dynamic_prompt_learning import DynamicPromptLearning
+from attncontrol.editing.injection import Injection, observed
+from attncontrol.editing.inversion import Inversion, InversionMethod
+from attncontrol.editing.inverting import Inverter, OnStep, Request, find_nouns
+from attncontrol.editing.null_text import NullText
+from attncontrol.editing.pictures import read_picture
+from attncontrol.editing.published import (
+    CROSS_STEPS,
+    SELF_STEPS,
+    PublishedBlend,
+    PublishedInjection,
+    is_swap,
+    last_layer,
+    published_alignment,
+)
+from attncontrol.editing.replay import replaying, step_states
 from attncontrol.families.compiled import uncompiled
 from attncontrol.families.unet import UNetFamily
 from attncontrol.prompt.align import tokenize
-
-# what `edit` decides itself, or cannot combine with injected attention
-NOT_TAKEN = frozenset(
-    "control subjects layout record_maps prompt_embeds negative_prompt_embeds latents generator num_images_per_prompt "
-    "eta return_dict prompt_2 negative_prompt_2 callback_on_step_end_tensor_inputs".split()
-)
 
 
 @dataclass
@@ -42,67 +52,241 @@ class EditingMixin:
     @torch.no_grad()
     def edit(
         self,
-        source: str,
+        source: str | Inversion,
         prompt: str,
         *,
-        seed: int | Sequence[int] = 0,
-        cross: float = 0.8,
-        self_attention: float = 0.4,
+        seed: int | Sequence[int] | None = None,
+        cross: float | None = None,
+        self_attention: float | None = None,
         local: str | Sequence[str] = (),
         weights: Mapping[str, float] | None = None,
+        variant: Literal["default", "reference"] = "default",
         parser: Any = None,
         **kwargs: Any,
     ) -> EditOutput:
-        """Generates an image and the same image with another prompt (prompt-to-prompt).
+        """Changes words of a prompt and keeps the rest of the picture (prompt-to-prompt).
 
-        Both start from the same noise and run as one batch; words that are in both prompts, and what takes the place
-        of a replaced word, look where the source's words look.
+        Source and edit start from the same noise and run as one batch; words that are in both prompts, and what takes
+        the place of a replaced word, look where the source's words look.
 
             pipe.edit("a red car and a cat", "a blue car and a cat", seed=3).images[0]
+            pipe.edit(pipe.invert(photo, "a red car and a cat"), "a blue car and a cat").images[0]
 
         Args:
-            source: Prompt of the image to edit.
+            source: Prompt of the image to edit, or the inversion of a picture.
             prompt: What it should show instead.
-            seed: Of the noise; several for a batch of images.
-            cross: Fraction of the steps, from the first, in which cross-attention is taken over.
-            self_attention: The same for self-attention; more keeps more of the source's shapes.
+            seed: Of the noise, 0 by default; several for a batch of images. An inversion has its own noise.
+            cross: Fraction of the steps, from the first, in which cross-attention is taken over; 0.8 by default.
+            self_attention: The same for self-attention, 0.4 by default; more keeps more of the source's shapes.
             local: Words of either prompt; the image changes only where they look.
             weights: Factors for the attention of words of `prompt`, as in {"big": 3.0}.
+            variant: "reference" for prompt-to-prompt as the published code of Dynamic Prompt Learning has it.
             parser: As in a call of the pipeline.
-            **kwargs: Other arguments of the pipeline, such as num_inference_steps, guidance_scale, height, width.
+            **kwargs: Other arguments of the pipeline, such as num_inference_steps, guidance_scale, height, width,
+                which an inversion has itself.
         Returns:
             The edited images and their sources.
         Raises:
             ValueError: If the prompts do not differ, a word is not in them, or a value cannot be used.
         """
-        family, seeds = _unet_family(self), _seeds(seed)
-        _check(source, prompt, cross, self_attention, kwargs)
-        n = len(seeds)
-        injection = Injection(
-            align_prompts(source, prompt, family.tokenizer, family.text_length, parser),
-            n,
-            cross,
-            self_attention,
-            finest := choose_size(layers := family.layers(_latent_size(self, kwargs))),
-            _factors(prompt, weights, family),
-            _blend(source, prompt, local, family, finest),
-        )
+        family = arguments.unet_family(self)
+        arguments.check_edit(source, prompt, cross, self_attention, variant, kwargs)
+        kwargs, n = _noise(self, family, source, prompt, seed, kwargs)
+        before = source.prompt if isinstance(source, Inversion) else source
+        layers = family.layers(arguments.latent_size(self, kwargs))
+        build = _injection if variant == "default" else _published_injection
+        steps = kwargs.get("num_inference_steps", 50)
+        injection = build(family, before, prompt, n, (cross, self_attention), local, weights, layers, steps, parser)
         if not injection.alignment.changes and not weights:
             raise ValueError(f"the prompts are equal ({prompt!r}): change a word, or give weights")
         negative, on_step = kwargs.pop("negative_prompt", None), kwargs.pop("callback_on_step_end", None)
         compiled = uncompiled() if family.parts.is_compiled else nullcontext()
-        with compiled, injection.installed(layers, family.attention_modules()):
+        replay = nullcontext()
+        if isinstance(source, Inversion):
+            replay = replaying(family.denoiser, step_states(family, source, [before, prompt]))
+        with compiled, replay, observed(injection, layers, family.attention_modules()):
             output = self(
-                [source] * n + [prompt] * n,
+                [before] * n + [prompt] * n,
                 negative_prompt=[negative] * 2 * n if isinstance(negative, str) else negative,
-                generator=[torch.Generator().manual_seed(s) for s in seeds * 2],
                 callback_on_step_end=_step_end(injection, on_step),
                 **kwargs,
             )
         return EditOutput(output.images[n:], output.images[:n], injection.alignment.changes)
 
+    def invert(
+        self,
+        image: Any,
+        prompt: str | Sequence[str],
+        method: InversionMethod = "null-text",
+        *,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        height: int | None = None,
+        width: int | None = None,
+        nouns: Sequence[Any] | None = None,
+        background: Any = "auto",
+        learning: DynamicPromptLearning | None = None,
+        null_text: NullText | None = None,
+        path: str | Path | Sequence[str | Path] | None = None,
+        memory: Literal["fast", "low"] = "fast",
+        parser: Any = None,
+        on_step: OnStep | None = None,
+    ) -> Any:
+        """Finds the noise, and the text, from which guided sampling draws a picture of yours.
 
-def _step_end(injection: Injection, then: Any) -> Any:
+            inversion = pipe.invert("photo.png", "a cat and a dog", method="dpl", path="photo.inversion")
+            pipe.edit(inversion, "a lion and a dog").images[0]
+
+        Args:
+            image: A PIL image, a path, or an array [height, width, channels] of bytes or of floats in 0..1; its middle
+                is scaled to the size. A list of images with a list of prompts makes a list of inversions.
+            prompt: What the picture shows; it should name what is to be changed.
+            method: "ddim" is quick and comes back inexactly under guidance; "null-text" learns unconditional text
+                states for every step; "dpl" (Dynamic Prompt Learning) learns the nouns as well.
+            num_inference_steps: Of sampling.
+            guidance_scale: Of sampling; inversion itself is not guided.
+            height: In pixels, the model's by default.
+            width: Likewise.
+            nouns: Words that "dpl" learns; those of the prompt by default.
+            background: Where none of the nouns is, for "dpl": "auto" looks for it in the self-attention, a mask
+                [height, width] says it (not 0), None goes without.
+            learning: Settings of "dpl".
+            null_text: Settings of "null-text" and "dpl".
+            path: File that every step is saved to. If an earlier call stopped, this one goes on from there. One a
+                picture.
+            memory: "low" trades time for memory.
+            parser: As in a call of the pipeline.
+            on_step: Told the steps done, and how many there are, first of the inversion and then of learning.
+        Returns:
+            The inversion; for a list of images a list.
+        Raises:
+            ValueError: If the image, the prompt, the scheduler or a value cannot be used, or numbers stop being
+                finite.
+            TypeError: If the image is none.
+        """
+        family = arguments.unet_family(self)
+        if isinstance(image, list | tuple):
+            each = arguments.batch_of(image, prompt, path)
+            common = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+            common |= {"height": height, "width": width, "nouns": nouns, "background": background}
+            common |= {"learning": learning, "null_text": null_text, "memory": memory, "parser": parser}
+            return [self.invert(i, p, method, path=f, on_step=on_step, **common) for i, p, f in each]
+        size = arguments.check_invert(self, family, prompt, method, num_inference_steps, guidance_scale, height, width)
+        if memory not in ("fast", "low"):
+            raise ValueError(f"memory must be 'fast' or 'low', not {memory!r}")
+        request = Request(
+            picture=read_picture(image, size),
+            prompt=str(prompt),
+            method=method,
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            nouns=find_nouns(family, str(prompt), nouns, parser) if method == "dpl" else [],
+            learning=learning or DynamicPromptLearning(),
+            null_text=null_text or NullText(),
+            background=arguments.check_background(background),
+            path=None if path is None else Path(str(path)),
+            low_memory=memory == "low",
+            on_step=on_step or _no_one,
+        )
+        return Inverter(family, request).run()
+
+    @torch.no_grad()
+    def reconstruct(self, inversion: Inversion, **kwargs: Any) -> Any:
+        """Draws the picture of an inversion again, with guidance.
+
+        Args:
+            inversion: From `invert` or `Inversion.load`.
+            **kwargs: Other arguments of the pipeline, such as output_type.
+        Returns:
+            What the pipeline returns; `images` has one.
+        Raises:
+            ValueError: If the inversion is of another model or scheduler, or unfinished.
+        """
+        family = arguments.unet_family(self)
+        arguments.check_replay(inversion, kwargs)
+        inversion.check(family)
+        with replaying(family.denoiser, step_states(family, inversion, [inversion.prompt])):
+            return self(inversion.prompt, **_replay_arguments(family, inversion, 1), **kwargs)
+
+
+def _no_one(done: int, total: int) -> None:
+    """Nobody is told."""
+
+
+def _noise(
+    pipe: Any, family: UNetFamily, source: Any, prompt: str, seed: Any, kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], int]:
+    """The call's arguments with the noise of source and edit, and the number of images."""
+    if not isinstance(source, Inversion):
+        seeds = arguments.read_seeds(0 if seed is None else seed)
+        return {**kwargs, "generator": [torch.Generator().manual_seed(s) for s in seeds * 2]}, len(seeds)
+    if seed is not None:
+        raise ValueError("an inversion has its own noise: leave seed out")
+    source.check(family)
+    return {**_replay_arguments(family, source, 2), **kwargs}, 1
+
+
+def _replay_arguments(family: UNetFamily, inversion: Inversion, rows: int) -> dict[str, Any]:
+    latents = inversion.latents[-1:].repeat(rows, 1, 1, 1).to(family.denoiser.device, family.denoiser.dtype)
+    return {
+        "latents": latents,
+        "num_inference_steps": inversion.steps,
+        "guidance_scale": inversion.guidance_scale,
+        "height": inversion.size[0],
+        "width": inversion.size[1],
+    }
+
+
+def _injection(
+    family: UNetFamily, source: str, prompt: str, n: int, windows: tuple[float | None, float | None],
+    local: Any, weights: Mapping[str, float] | None, layers: list[Any], steps: int, parser: Any,
+) -> Injection:  # fmt: skip
+    cross, self_attention = windows
+    size = choose_size(layers)
+    return Injection(
+        align_prompts(source, prompt, family.tokenizer, family.text_length, parser),
+        n,
+        0.8 if cross is None else cross,
+        0.4 if self_attention is None else self_attention,
+        size,
+        arguments.read_factors(prompt, weights, family),
+        _blend(source, prompt, local, family, size),
+    )
+
+
+def _published_injection(
+    family: UNetFamily, source: str, prompt: str, n: int, windows: tuple[float | None, float | None],
+    local: Any, weights: Mapping[str, float] | None, layers: list[Any], steps: int, parser: Any,
+) -> Injection:  # fmt: skip
+    if n > 1:
+        raise ValueError("variant 'reference' edits one image at a time, as published: give one seed")
+    found = align_prompts(source, prompt, family.tokenizer, family.text_length, parser)
+    ids = [tokenize(family.tokenizer, text).pieces for text in (source, prompt)]
+    alignment = published_alignment(*map(list, ids), family.text_length, is_swap(source.split(), prompt.split()))
+    blend: Any = None
+    if words := arguments.read_local(source, prompt, local, family):
+        positions = [p for one in words for p in one[:1]]
+        if len(words[1]) != 1 and len(words[0]) != 1:
+            raise ValueError("variant 'reference' blends by one word of one token, as published")
+        blend = PublishedBlend(positions[-1], choose_size(layers))
+    cross, self_attention = (
+        min(1.0, published / steps) if given is None else given
+        for given, published in zip(windows, (CROSS_STEPS, SELF_STEPS), strict=True)
+    )
+    return PublishedInjection(
+        type(alignment)(found.changes, alignment.matrix, alignment.weights),
+        n,
+        cross,
+        self_attention,
+        choose_size(layers),
+        arguments.read_factors(prompt, weights, family),
+        blend,
+        last=last_layer(layers),
+        steps=steps,
+    )
+
+
+def _step_end(injection: Injection, then: Callable[..., Any] | None) -> Callable[..., Any]:
     """What the pipeline calls after every step: counts it, blends the latents, and calls the user's own function."""
 
     def step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -115,80 +299,6 @@ def _step_end(injection: Injection, then: Any) -> Any:
     return step_end
 
 
-def _unet_family(pipe: Any) -> UNetFamily:
-    family = family_of(pipe)
-    if not isinstance(family, UNetFamily) or family.tokenizer is None:
-        raise ValueError(
-            f"{type(pipe).__name__} cannot edit: editing needs a pipeline of Stable Diffusion 1.x, 2.x or XL with its "
-            "tokenizer and UNet"
-        )
-    return family
-
-
-def _seeds(seed: Any) -> list[int]:
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in seeds):
-        raise ValueError(f"seed must be a whole number from 0 on, or a list of them, got {seed!r}")
-    return seeds
-
-
-def _check(source: Any, prompt: Any, cross: float, self_attention: float, kwargs: Mapping[str, Any]) -> None:
-    for name, text in (("source", source), ("prompt", prompt)):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name} must be a prompt with at least one word, got {text!r}")
-    for name, fraction in (("cross", cross), ("self_attention", self_attention)):
-        if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
-            raise ValueError(f"{name} must be a fraction of the steps from 0 to 1, got {fraction!r}")
-    for name in kwargs:
-        if name in NOT_TAKEN:
-            raise ValueError(f"edit takes no {name!r}: it comes from the two prompts and the seed, or does not apply")
-    for name in ("height", "width"):
-        size = kwargs.get(name)
-        if size is not None and (not isinstance(size, int) or size <= 0 or size % 8):
-            raise ValueError(f"{name} must be a positive multiple of 8, got {size!r}")
-
-
-def _latent_size(pipe: Any, kwargs: Mapping[str, Any]) -> tuple[int, int]:
-    default = pipe.unet.config.sample_size
-    default = (default, default) if isinstance(default, int) else tuple(default)
-    given = (kwargs.get("height"), kwargs.get("width"))
-    return tuple(d if g is None else g // pipe.vae_scale_factor for g, d in zip(given, default, strict=True))
-
-
-def _word_positions(prompt: str, word: str, family: UNetFamily) -> tuple[int, ...]:
-    """The token positions of a word or phrase wherever it stands in the prompt as whole words."""
-    tokens, found, wanted = tokenize(family.tokenizer, prompt), [], word.strip().lower()
-    text, start = prompt.lower(), prompt.lower().find(wanted)
-    while wanted and start >= 0:
-        end = start + len(wanted)
-        if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-            found += tokens.token_indices((start, end))
-        start = text.find(wanted, end)
-    return tuple(found)
-
-
-def _factors(prompt: str, weights: Mapping[str, float] | None, family: UNetFamily) -> Tensor | None:
-    if not weights:
-        return None
-    factors = torch.ones(family.text_length)
-    for word, factor in weights.items():
-        if not isinstance(factor, int | float) or not 0 <= factor < float("inf"):
-            raise ValueError(f"the weight of {word!r} must be a number from 0 on, got {factor!r}")
-        positions = _word_positions(prompt, word, family)
-        if not positions:
-            raise ValueError(f"weights: {word!r} is no word of {prompt!r}")
-        factors[list(positions)] = float(factor)
-    return factors
-
-
-def _blend(
-    source: str, prompt: str, local: str | Sequence[str], family: UNetFamily, size: tuple[int, int]
-) -> LocalBlend | None:
-    words = [local] if isinstance(local, str) else list(local)
-    if not words:
-        return None
-    found = [[_word_positions(text, word, family) for word in words] for text in (source, prompt)]
-    for word, old, new in zip(words, *found, strict=True):
-        if not old and not new:
-            raise ValueError(f"local: {word!r} is no word of {source!r} or {prompt!r}")
-    return LocalBlend(*(tuple(p for positions in words for p in positions) for words in found), size)
+def _blend(source: str, prompt: str, local: Any, family: UNetFamily, size: Size) -> LocalBlend | None:
+    words = arguments.read_local(source, prompt, local, family)
+    return LocalBlend(*words, size) if words else None
