@@ -1,0 +1,5 @@
+"""Grounded generation: telling a UNet with gates (GLIGEN) the boxes of a layout. docs/grounding.md explains it."""
+
+from attncontrol.grounding.settings import Grounding, read_grounding
+
+__all__ = ["Grounding", "read_grounding"]
