@@ -166,11 +166,11 @@ class Trainer:
 
 
 def run(trainer: Trainer, latents: Tensor, captions: list[str], things: Tensor, workdir: Path, seconds: float) -> None:
-    """Train for so many seconds in all, whatever interrupts; the learning rate falls to zero over the last third."""
+    """Train for so many seconds of processor time in all; the learning rate falls to zero over the last third."""
     target = workdir / "gates.pt"
     passed = trainer.load(target) if target.exists() else 0.0
     rng = np.random.default_rng(trainer.step)
-    losses, last, saved = [], time.time(), passed
+    losses, last, saved = [], time.process_time(), passed
     with open(workdir / "gates_curve.jsonl", "a") as curve:
         while passed < seconds:
             rows = rng.integers(0, len(captions), unet.BATCH)
@@ -178,7 +178,7 @@ def run(trainer: Trainer, latents: Tensor, captions: list[str], things: Tensor, 
             losses.append(
                 trainer.update(latents[rows].float(), [captions[row] for row in rows], things[rows], decayed)
             )
-            passed, last = passed + time.time() - last, time.time()
+            passed, last = passed + time.process_time() - last, time.process_time()
             if trainer.step % 50 == 0:
                 velocity, maps = np.mean(losses, 0).round(5).tolist()
                 line = {"step": trainer.step, "loss": velocity, "maps": maps, "seconds": round(passed)}

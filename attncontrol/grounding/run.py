@@ -114,6 +114,5 @@ def check_phrases(grounding: Grounding, structures: Sequence[PromptStructure]) -
     known = [word for s in structures for entity in s.entities for word in (entity.text, entity.noun.text)]
     for key in grounding.phrases:
         if key.lower() not in {word.lower() for word in known}:
-            raise ValueError(
-                f"grounding: phrases names {key!r}, which no prompt has{nearest(key, dict.fromkeys(known))}"
-            )
+            hint = nearest(key, dict.fromkeys(known))
+            raise ValueError(f"grounding: phrases names {key!r}, which is no entity of the prompt{hint}")

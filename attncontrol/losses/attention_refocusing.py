@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer
-from attncontrol.attention.maps import AttentionMaps, on_device, resoftmax, smooth, token_means
+from attncontrol.attention.maps import AttentionMaps, LayerMap, on_device, resoftmax, smooth, token_means
 from attncontrol.layout import Region
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
@@ -103,20 +104,23 @@ def sar_loss(attention: Tensor, boxes: Tensor, objects: int) -> Tensor:
     return leak.sum(-1).mean(0).sum() / objects
 
 
-def grounding_loss(attention: Tensor, boxes: Tensor, box_owners: Tensor, early: bool) -> Tensor:
-    """Gated self-attention of GLIGEN's fuser, averaged over layers (Attention Refocusing, section 6).
+def grounding_loss(tokens: Tensor, own: Tensor, objects: int) -> Tensor:
+    """Gated self-attention of GLIGEN, averaged over layers (Attention Refocusing, section 6).
 
-    attention: [heads, pixels + grounding tokens, same]; boxes: bool [boxes, pixels] with the objects `box_owners`
-    [boxes], whose number is also taken for that of their grounding token, as published. The strongest attention a
-    box pays to another token, a mean over heads; the sum over boxes divided by the objects; 0 unless `early`.
+    tokens: attention of the boxes' pixels to grounding tokens, `token_attention`, [heads, boxes, tokens]; own: bool
+    [boxes, tokens], the tokens that are a box's own. The strongest attention a box pays to another token, a mean over
+    heads; the sum over boxes divided by `objects`.
+    """
+    return (tokens * ~own).amax(-1).mean(0).sum() / objects
+
+
+def token_attention(attention: Tensor, boxes: Tensor) -> Tensor:
+    """Mean attention of each box's pixels to the grounding tokens: [heads, boxes, tokens].
+
+    attention: [heads, pixels + tokens, same], of a gate; boxes: bool [boxes, pixels].
     """
     pixels = boxes.shape[1]
-    if not early:
-        return attention.new_zeros(())
-    tokens = _box_queries(attention[:, :pixels, pixels:], boxes)
-    columns = torch.arange(tokens.shape[-1], device=tokens.device)
-    others = tokens * (columns != box_owners[:, None])
-    return others.amax(-1).mean(0).sum() / (box_owners.max() + 1)
+    return _box_queries(attention[:, :pixels, pixels:], boxes)
 
 
 def _box_queries(attention: Tensor, boxes: Tensor) -> Tensor:
@@ -133,7 +137,7 @@ def _box_queries(attention: Tensor, boxes: Tensor) -> Tensor:
 )
 @dataclass(frozen=True, kw_only=True)
 class AttentionRefocusing(LayoutMethod):
-    """Attention Refocusing, CAR + SAR, without GLIGEN (Phung et al., CVPR 2024, arXiv 2306.05427).
+    """Attention Refocusing: CAR + SAR, and a grounding term with GLIGEN (Phung et al., CVPR 2024, arXiv 2306.05427).
 
     Every word of a placed entity, noun or modifier, is an object with the entity's boxes. The scale of the loss and
     the most moves in a step follow the published table; a step moves until every word fills its boxes.
@@ -143,18 +147,25 @@ class AttentionRefocusing(LayoutMethod):
     words, each occurrence by itself; a word of several tokens is the mean of their maps; box edges go to the nearest
     cell instead of being cut off, and a box smaller than a cell gets one, where CAR took it for filled and SAR gave
     NaN; the table is stretched to the number of sampling steps; for text encoders of Stable Diffusion 2.x the
-    end-of-text and padding positions stay out of the softmax. Its scale is the one the authors advise without
-    GLIGEN.
+    end-of-text and padding positions stay out of the softmax; the grounding term leaves out all tokens of a box's own
+    entity and no other, and the null tokens. Its scale is the one the authors advise without GLIGEN, and the published
+    one with it.
     """
 
     stop: float = option(0.8, "guide up to this fraction of sampling, at most as far as the published table goes")
     step_size: float | None = option(
         None,
         "scale of the loss in the first steps, later ones have 3/4 and 1/4 of it; by default 40, and the published "
-        "4, made for GLIGEN, in the reference variant",
+        "4, made for GLIGEN, in grounded runs and in the reference variant",
     )
     car: float = option(1.0, "weight of cross-attention refocusing", at_least=0, at_most=1000)
     sar: float = option(1.0, "weight of self-attention refocusing", at_least=0, at_most=1000)
+    ground: float = option(
+        3.0,
+        "weight of the grounding term in the first 15 of 50 steps of grounded runs; v1 has none",
+        at_least=0,
+        at_most=1000,
+    )
     satisfied: float = option(
         0.2, "move no further in a step once every word's maximum in its boxes is this", at_least=0
     )
@@ -169,23 +180,35 @@ class AttentionRefocusing(LayoutMethod):
     @property
     def base_step(self) -> float:
         """The factor of all steps; without a `step_size` of its own that of the variant."""
-        if self.step_size is None and self.relative_step is None:
+        if self._has_no_step:
             return PLAIN_SCALE if self.variant == "default" else PUBLISHED_SCALE
         return super().base_step
 
+    @property
+    def _has_no_step(self) -> bool:
+        return self.step_size is None and self.relative_step is None
+
+    @property
+    def _ground(self) -> float:
+        return self.ground if self.release == "v2" else 0.0
+
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
-        """Cross-attention and, unless `sar` is 0, self-attention layers of one size."""
+        """Cross-attention layers of one size and, unless their weight is 0, self-attention and gates."""
         layers = self.allowed_layers(layers)
         size = self.map_size(layers)
-        chosen = [layer for layer in layers if layer.size == size and (layer.is_cross or self.sar)]
-        if self.sar and all(layer.is_cross for layer in chosen):
+        weights = [1 if layer.is_cross else self._ground if layer.is_grounding else self.sar for layer in layers]
+        chosen = [layer for layer, weight in zip(layers, weights, strict=True) if layer.size == size and weight]
+        if self.sar and all(layer.is_cross or layer.is_grounding for layer in chosen):
             raise ValueError(
                 f"{self.name}: no self-attention layer has maps of {size[0]}x{size[1]}; set sar=0 or resolution"
             )
         return chosen
 
     def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """car * CAR + sar * SAR, not negative; the refinement rule reads the weakest maximum of a word in its box."""
+        """car * CAR + sar * SAR + ground * the grounding term, not negative.
+
+        The refinement rule reads the weakest maximum of a word in its box.
+        """
         size = self.map_size([m.layer for m in maps.layers])
         attention = maps.mean_cross(size)
         objects = self._objects(context)
@@ -202,7 +225,39 @@ class AttentionRefocusing(LayoutMethod):
         if self.sar:
             leaks = [m.reduce(lambda p: sar_loss(p, queries, len(objects))) for m in maps.self_attention(size)]
             loss = loss + self.sar * torch.stack(leaks).mean()
+        if early and self._ground and maps.grounding(size):
+            loss = loss + self._ground * self._grounding_term(maps.grounding(size), queries, context, len(objects))
         return Evaluation(loss, monitor=terms.min_inside)
+
+    def _grounding_term(self, maps: Sequence[LayerMap], boxes: Tensor, context: Context, objects: int) -> Tensor:
+        """`grounding_loss`; as published the up layers count twice, and an object's number is its token's."""
+        is_published = self.variant == "reference"
+        weights = [2 if is_published and m.layer.place == "up" else 1 for m in maps]
+        layers = [w * m.reduce(lambda p: token_attention(p, boxes)) for w, m in zip(weights, maps, strict=True)]
+        tokens = torch.stack(layers).sum(0) / sum(weights)
+        if is_published:
+            own = [range(o, o + 1) for o, (_, regions) in enumerate(self._objects(context)) for _ in regions]
+        else:
+            own = self._tokens_of_boxes(context)
+            tokens = tokens[..., : sum(map(len, context.layout.regions))]
+        is_own = torch.tensor([[column in columns for column in range(tokens.shape[-1])] for columns in own])
+        return grounding_loss(tokens, on_device(is_own, tokens.device), objects)
+
+    def _tokens_of_boxes(self, context: Context) -> list[range]:
+        """The grounding tokens of each box's entity, word by word as in `_objects`."""
+        regions = context.layout.regions
+        ends = accumulate(map(len, regions))
+        tokens = {
+            entity: range(end - len(own), end)
+            for entity, own, end in zip(context.prompt.entities, regions, ends, strict=True)
+        }
+        return [
+            tokens[entity]
+            for entity, own in self.placed(context)
+            for word in (*entity.modifiers, entity.noun)
+            if word.token_indices
+            for _ in own
+        ]
 
     def _objects(self, context: Context) -> list[tuple[list[list[int]], tuple[Region, ...]]]:
         """Every word of the placed entities: the positions of each of its maps, and its regions."""
@@ -233,7 +288,8 @@ class AttentionRefocusing(LayoutMethod):
         published, moves = self._table_row(context)
         if not moves or not self.guides(context):
             return
-        step_size = published * self.base_step / PUBLISHED_SCALE
+        grounded = self._has_no_step and context.layout is not None and context.layout.grounded
+        step_size = published * (PUBLISHED_SCALE if grounded else self.base_step) / PUBLISHED_SCALE
         test_loss = self.release == "v1" or self._published_step(context) < 10
         for _ in range(moves):
             evaluation = yield step_size

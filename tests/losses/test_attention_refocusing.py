@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from attncontrol.attention.maps import aggregate, resoftmax, smooth, token_means
 from attncontrol.layout import cell_masks
 from attncontrol.losses import AttentionRefocusing, Evaluation
-from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss
+from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss, token_attention
 from tests.golden import golden_cases
 from tests.layout.published import published_objects
 from tests.losses.inputs import attentions, gradient
@@ -53,7 +53,9 @@ def published_sar(case, layers):
 def published_ground(case, layers):
     boxes, owners = flat_boxes(case, (16, 16))
     mean = torch.stack(list(layers.values())).mean(0)
-    return grounding_loss(mean, boxes.flatten(1), owners, case["inputs"]["t"] < 15), mean
+    tokens = token_attention(mean, boxes.flatten(1))
+    own = torch.arange(tokens.shape[-1]) == owners[:, None]
+    return (case["inputs"]["t"] < 15) * grounding_loss(tokens, own, int(owners.max()) + 1), mean
 
 
 def assert_gradients(total, inputs, case):
@@ -353,7 +355,6 @@ def test_grounding_term_leaves_an_objects_own_token_out():
     attention = torch.zeros(1, 19, 19)
     attention[:, :, 16] = 0.9
     attention[:, :, 17] = 0.3
-    cells = cell_masks([LEFT, RIGHT], (4, 4)).flatten(1)
-    owners = torch.tensor([0, 1])
-    torch.testing.assert_close(grounding_loss(attention, cells, owners, early=True), torch.tensor((0.3 + 0.9) / 2))
-    assert grounding_loss(attention, cells, owners, early=False) == 0
+    tokens = token_attention(attention, cell_masks([LEFT, RIGHT], (4, 4)).flatten(1))
+    own = torch.tensor([[True, False, False], [False, True, False]])
+    torch.testing.assert_close(grounding_loss(tokens, own, 2), torch.tensor((0.3 + 0.9) / 2))
