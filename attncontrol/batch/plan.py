@@ -122,6 +122,7 @@ class _NamedRow:
                 file=self.file.name,
                 row=self.number,
                 metadata=row.metadata,
+                grounding=row.grounding,
             )
 
 

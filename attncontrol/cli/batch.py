@@ -30,6 +30,8 @@ def batch(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of that method.")
     ] = None,
+    grounding: options.Grounding = None,
+    grounding_beta: options.GroundingBeta = None,
     negative_prompt: options.NegativePrompt = "",
     seed: Annotated[int, typer.Option("--seed", help="Of each row's first image, the next ones count on.")] = 0,
     images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", help="How many.")] = 1,
@@ -90,6 +92,7 @@ def batch(
     with console.status("starting"):
         guidance = options.read_guidance_scale(guidance_scale, model)
         parts = options.read_control(control, assignments, model)
+        gates = options.read_grounding_option(grounding, grounding_beta)
 
         from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
         from attncontrol.losses.combining import control_to_json
@@ -97,6 +100,7 @@ def batch(
 
     defaults = {
         "control": control_to_json(parts) or None,
+        "grounding": gates,
         "negative_prompt": negative_prompt,
         "seed": seed,
         "images_per_prompt": images_per_prompt,

@@ -14,7 +14,7 @@ from attncontrol.losses.registry import nearest
 
 ALIASES = {"prompts": "prompt"}  # DrawBench
 DESCRIPTIVE = ("category", "challenge", "note")  # PartiPrompts, DrawBench
-JSON_CELLS = ("control", "subjects", "layout", "seeds", "metadata")
+JSON_CELLS = ("control", "subjects", "layout", "grounding", "seeds", "metadata")
 
 
 def read_csv(path: Path) -> Iterator[Record | Problem]:
