@@ -5,6 +5,7 @@ import warnings
 import diffusers
 import pytest
 import torch
+from PIL import Image
 
 from attncontrol import AttendAndExcite, AttentionControlPipeline, AttentionRefocusing, Grounding, attach
 from attncontrol.guidance import cost
@@ -62,6 +63,22 @@ def test_grounding_of_the_stock_pipeline_overrules_its_own_boxes(stock, pipe):
     with attach(stock, None, prompt=PROMPT, layout=LAYOUT, grounding="reground"):
         found = draw(stock, **elsewhere, gligen_scheduled_sampling_beta=0.5)
     assert torch.equal(found, draw(pipe, layout=LAYOUT, grounding="reground"))
+
+
+def test_the_inpainting_pipeline_is_controlled():
+    pipe = gated.gligen(unet=gated.unet(9))
+    picture = Image.new("RGB", (32, 32), "gray")
+
+    def run():
+        torch.manual_seed(0)  # this pipeline draws its noise from the global generator
+        return draw(pipe, **STOCK, gligen_inpaint_image=picture, num_inference_steps=2)
+
+    plain, method = run(), AttendAndExcite(thresholds={}, step_size=100)
+    with attach(pipe, 0 * method, prompt=PROMPT):
+        assert torch.equal(run(), plain)
+    with attach(pipe, method, prompt=PROMPT) as control:
+        assert not torch.equal(run(), plain)
+    assert control.record.images[0].steps[0].moved
 
 
 def test_other_pipelines_around_the_unet_are_grounded(pipe):

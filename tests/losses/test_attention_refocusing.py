@@ -6,13 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attncontrol.attention.maps import aggregate, resoftmax, smooth, token_means
-from attncontrol.layout import cell_masks
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import AttentionMaps, LayerMap, aggregate, resoftmax, smooth, token_means
+from attncontrol.layout import Layout, cell_masks
 from attncontrol.losses import AttentionRefocusing, Evaluation
 from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss, token_attention
 from tests.golden import golden_cases
 from tests.layout.published import published_objects
-from tests.losses.inputs import attentions, gradient
+from tests.losses.inputs import attentions, context, gradient
 from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling
 
 PUBLISHED = {"edges": "truncate", "at_least_one": False}
@@ -358,3 +359,74 @@ def test_grounding_term_leaves_an_objects_own_token_out():
     tokens = token_attention(attention, cell_masks([LEFT, RIGHT], (4, 4)).flatten(1))
     own = torch.tensor([[True, False, False], [False, True, False]])
     torch.testing.assert_close(grounding_loss(tokens, own, 2), torch.tensor((0.3 + 0.9) / 2))
+
+
+def grounded_maps(seed=0, size=(8, 8)):
+    """`denoiser_maps` with gates of a down and an up layer of that size, each a random softmax with 30 tokens."""
+    generator, n = torch.Generator().manual_seed(seed), size[0] * size[1] + 30
+    gates = [
+        LayerMap(
+            Layer(f"{place}.fuser.attn", place, False, size, is_grounding=True),
+            torch.softmax(3 * torch.randn(2, n, n, generator=generator), -1).requires_grad_(),
+        )
+        for place in ("down", "up")
+    ]
+    return AttentionMaps((*denoiser_maps(seed, size).layers, *gates))
+
+
+def term(method, maps, now):
+    """What the grounding term adds to the loss, for each unit of its weight."""
+    with_term, without = (
+        other.evaluate(captured(other, maps), now).loss for other in (method, dataclasses.replace(method, ground=0.0))
+    )
+    return (with_term - without) / method.ground
+
+
+def test_a_box_is_kept_from_the_tokens_of_other_entities_only():
+    """Two boxes of "red cat", then one of "frog": tokens 0, 1 and 2."""
+    maps, other = grounded_maps(), (0.0, 0.0, 1.0, 0.3)
+    now = placed(([1, 2], [LEFT, RIGHT]), ([4], [other]))
+    mean = torch.stack([m.probabilities for m in maps.grounding()]).mean(0)
+    tokens = token_attention(mean, AttentionRefocusing().cells([LEFT, RIGHT, other], (8, 8)).flatten(1))
+    words_of_cat = 2 * (tokens[:, 0, 2] + tokens[:, 1, 2])
+    word_of_frog = tokens[:, 2, :2].amax(-1)
+    torch.testing.assert_close(term(AttentionRefocusing(), maps, now), (words_of_cat + word_of_frog).mean() / 3)
+
+
+def test_the_published_term_takes_objects_for_tokens_and_up_layers_twice():
+    maps, now = grounded_maps(), placed(([1, 2], [LEFT]), ([4], [RIGHT]))
+    method = AttentionRefocusing(variant="reference")
+    down, up = (m.probabilities for m in maps.grounding())
+    boxes = method.cells([LEFT, LEFT, RIGHT], (8, 8)).flatten(1)
+    wanted = grounding_loss(token_attention((down + 2 * up) / 3, boxes), torch.eye(3, 30, dtype=torch.bool), 3)
+    torch.testing.assert_close(term(method, maps, now), wanted)
+
+
+def test_a_lone_entity_has_no_other_token():
+    assert term(AttentionRefocusing(), grounded_maps(), placed(([1], [LEFT, RIGHT]))) == 0
+
+
+@pytest.mark.parametrize("method", [AttentionRefocusing(), AttentionRefocusing(variant="reference")])
+def test_the_grounding_term_is_early_and_of_the_second_release(method):
+    maps, boxes = grounded_maps(), [([1], [LEFT]), ([4], [RIGHT])]
+    assert term(method, maps, placed(*boxes, index=14)) > 0 == term(method, maps, placed(*boxes, index=15))
+    assert term(dataclasses.replace(method, release="v1"), maps, placed(*boxes)) == 0
+
+
+def test_gates_are_looked_at_where_they_count():
+    layers = [m.layer for m in grounded_maps().layers]
+    assert AttentionRefocusing().select_layers(layers) == layers[2:]
+    for method in (AttentionRefocusing(ground=0), AttentionRefocusing(release="v1")):
+        assert not any(layer.is_grounding for layer in method.select_layers(layers))
+    with pytest.raises(ValueError, match=r"no self-attention layer has maps of 8x8"):
+        AttentionRefocusing().select_layers([layer for layer in layers if layer.is_cross or layer.is_grounding])
+
+
+def test_grounded_runs_have_the_published_scale():
+    def first_move(method, grounded):
+        layout = Layout(((LEFT,),), grounded=grounded)
+        return next(method.refine(context([[1]], n_tokens=12, layout=layout)))
+
+    assert [first_move(AttentionRefocusing(), grounded) for grounded in (False, True)] == [40, 4]
+    assert first_move(AttentionRefocusing(step_size=8), True) == 8
+    assert first_move(AttentionRefocusing(relative_step=0.02), True) == 0.02
