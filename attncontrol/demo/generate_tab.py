@@ -85,6 +85,10 @@ class GenerateTab:
             with gr.Row():
                 self.automatic = gr.Button("Automatic", size="sm", elem_id="automatic-layout")
                 self.clear = gr.Button("Clear", size="sm", elem_id="clear-layout")
+            if self.studio.has_gates:
+                choices = [("no", PLAIN), ("by GLIGEN", "gligen"), ("by ReGround", "reground")]
+                told = gr.Radio(choices, value=PLAIN, label="Tell the model of the boxes", elem_id="grounding")
+                self.job.field("grounding", told)
 
     def _sampling(self) -> None:
         limits, side = self.limits, self.studio.size
@@ -163,7 +167,8 @@ class GenerateTab:
         method = values["method"]
         needs_layout = method != PLAIN and method_classes()[method].needs_layout
         with field("layout"):
-            layout = layout_of(values["layout"]) if needs_layout else None
+            grounded = values.get("grounding", PLAIN) != PLAIN
+            layout = layout_of(values["layout"]) if needs_layout or grounded else None
         return read_task(
             self.studio,
             self.limits,
@@ -185,6 +190,7 @@ class GenerateTab:
                     "settings": {k: v for k, v in part.items() if k != "weight"},
                     "subjects": recipes.subject_groups(recipe),
                     "layout": recipe.layout,
+                    "grounding": recipes.grounding_name(recipe) or PLAIN,
                     "seed": recipe.seed,
                     **{
                         k: getattr(recipe, k)
@@ -218,11 +224,12 @@ class GenerateTab:
             )
             check(self.studio, request, MethodSum())
         groups = word_groups(self.studio, prompt, structure)
-        simple = ("prompt", "method", "steps", "guidance_scale", "negative_prompt", "width", "height")
+        simple = ("prompt", "method", "steps", "guidance_scale", "negative_prompt", "width", "height", "grounding")
         needs_layout = method != PLAIN and method_classes()[method].needs_layout
+        needs_layout |= values.get("grounding", PLAIN) != PLAIN
         return {
             **self.job.no_errors(),
-            **{self.job.fields[name]: values[name] for name in simple if name in values},
+            **{self.job.fields[name]: values[name] for name in simple if name in values and name in self.job.fields},
             self.job.fields["seed"]: str(values["seed"]),
             self.job.fields["images"]: 1,
             self.job.fields["settings"]: settings_form(self.studio, method, values.get("settings")),

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from attncontrol.families import family_of
+from attncontrol.families.gligen import GatedUNetFamily
 from attncontrol.models import resolve, tuned_settings
 
 PREVIEW_SECONDS = 0.15
@@ -78,6 +79,11 @@ class Studio:
         """The side of the model's images, in pixels."""
         latents = getattr(self.pipe, "default_sample_size", None) or self.pipe.unet.config.sample_size
         return latents * self.pipe.vae_scale_factor
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the model can be told of boxes (docs/grounding.md)."""
+        return isinstance(family_of(self.pipe), GatedUNetFamily)
 
     @property
     def tokenizer(self) -> Any:
