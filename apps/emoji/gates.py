@@ -30,7 +30,7 @@ WITHOUT = "mid_block"  # has no gates of its own, so that the file stays below 3
 NO_BOXES = 0.1  # share of scenes without any, as in the unconditional half of a call
 NO_BOX = 0.1  # share of things without one
 MAP_WEIGHT = 0.1
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 
 
 def with_gates(plain: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -54,7 +54,9 @@ def tuned_settings(path: str | Path) -> dict[str, dict[str, Any]]:
 
 def has_gates(path: str | Path) -> bool:
     """Whether the UNet of a checkpoint's folder can be told of boxes (docs/grounding.md)."""
-    return _beside(Path(resolve(path)) / "unet", "config.json").get("attention_type") == "gated"
+    folder = Path(resolve(path))
+    own = _beside(folder / "unet", "config.json").get("attention_type") == "gated"
+    return own or (folder / "gates.safetensors").is_file()
 
 
 def _beside(folder: str | Path, name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from attncontrol.control import attach
 from attncontrol.editing.pipeline import EditingMixin
 from attncontrol.families import family_of, has_transformer_family
+from attncontrol.grounding import add_on
 from attncontrol.grounding.settings import Grounding
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ControlRecord
@@ -79,6 +80,8 @@ class AttentionControlPipeline(EditingMixin):
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{path} is not a complete {cls.stock_name} checkpoint: {error}") from error
         pipe.tuned_settings = tuned_settings(path)
+        if (gates := Path(path, add_on.FILE)).is_file() and "unet" not in kwargs:
+            add_on.add_gates(pipe, gates)
         if "height" in (call := default_call(path)) and hasattr(pipe, "default_sample_size"):
             pipe.default_sample_size = call["height"] // pipe.vae_scale_factor
         return pipe
