@@ -81,6 +81,8 @@ def map_loss(maps: list[Tensor], boxes: Tensor, live: Tensor) -> Tensor:
 
     maps: (N, cells + SLOTS, cells + SLOTS) each; boxes: (N, THINGS, 4) in pixels; live: (N, THINGS) bool.
     """
+    if not live.any():
+        return maps[0].new_zeros(())
     losses = []
     for layer in maps:
         cells = layer.shape[1] - SLOTS
