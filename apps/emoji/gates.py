@@ -26,10 +26,12 @@ from .vocabulary import COLOURS, NAMES
 
 FILE = "gates.safetensors"
 SLOTS = 30  # grounding tokens of a call, as in GLIGEN
-WITHOUT = "mid_block"  # has no gates of its own, so that the file stays below 3 MB
+# Linear probes find a pixel's place in the features at 8x8 (R^2 .5 to .7 in noise), hardly in those at 16x16. The
+# middle stays without a gate, so that the file is below 3 MB.
+GATED = ("down_blocks.1", "up_blocks.0")
 NO_BOXES = 0.1  # share of scenes without any, as in the unconditional half of a call
 NO_BOX = 0.1  # share of things without one
-MAP_WEIGHT = 0.1
+MAP_WEIGHT = 1.0
 LEARNING_RATE = 2e-3
 
 
@@ -38,16 +40,18 @@ def with_gates(plain: UNet2DConditionModel) -> UNet2DConditionModel:
     gated = UNet2DConditionModel.from_config({**plain.config, "attention_type": "gated"})
     gated.load_state_dict(plain.state_dict(), strict=False)
     gated.requires_grad_(False)
-    for name, module in gated.named_modules():
-        if name == "position_net" or (name.endswith(".fuser") and not name.startswith(WITHOUT)):
-            module.requires_grad_(True)
-        if name.endswith(".fuser") and not name.startswith(WITHOUT):
-            # open gates with empty outputs: closed ones would hold back the gradient of all behind them
-            nn.init.constant_(module.alpha_attn, 0.5)
-            nn.init.constant_(module.alpha_dense, 0.5)
-            for output in (module.attn.to_out[0], module.ff.net[2]):
-                nn.init.zeros_(output.weight)
-                nn.init.zeros_(output.bias)
+    gated.position_net.requires_grad_(True)
+    for name, fuser in gated.named_modules():
+        if not name.endswith(".fuser"):
+            continue
+        fuser.enabled = name.startswith(GATED)
+        fuser.requires_grad_(fuser.enabled)
+        # open gates with empty outputs: closed ones would hold back the gradient of all behind them
+        nn.init.constant_(fuser.alpha_attn, 0.5)
+        nn.init.constant_(fuser.alpha_dense, 0.5)
+        for output in (fuser.attn.to_out[0], fuser.ff.net[2]):
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)
     return gated
 
 
@@ -103,7 +107,7 @@ class Trainer:
         self.maps: list[Tensor] = []
         for name, module in self.unet.named_modules():
             if name.endswith((".attn1", ".attn2", ".fuser.attn")):
-                wanted = name.endswith(".fuser.attn") and not name.startswith(WITHOUT)
+                wanted = name.endswith(".fuser.attn") and name.startswith(GATED)
                 module.set_processor(grounding.RecordingAttention(self.maps if wanted else None))
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, LEARNING_RATE, (0.9, 0.99), weight_decay=0.01)

@@ -102,14 +102,19 @@ def _config(pipe: Any) -> Any:
     return getattr(getattr(pipe, "unet", None), "config", None)
 
 
-def family_of_checkpoint(index: Mapping[str, Any]) -> type[Family]:
-    """The family of a checkpoint by its model_index.json. Raises ValueError if there is none."""
+def family_of_checkpoint(index: Mapping[str, Any], unet: Mapping[str, Any] | None = None) -> type[Family]:
+    """The family of a checkpoint by its model_index.json and its UNet's configuration, with gates in grounded runs.
+
+    Raises ValueError if there is none.
+    """
     for component in ("transformer", "unet"):
         class_name = (index.get(component) or (None, None))[1]
         if class_name in KNOWN:
             return KNOWN[class_name]
         if class_name == "UNet2DConditionModel":
-            return XLFamily if "tokenizer_2" in index else UNetFamily
+            if "tokenizer_2" in index:
+                return XLFamily
+            return GroundedUNetFamily if (unet or {}).get("attention_type") == "gated" else UNetFamily
     raise ValueError(f"a {index.get('_class_name')} has no denoiser that can be controlled. {INSTEAD}")
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from attncontrol import AttentionControlPipeline, Grounding, attach
 from attncontrol.families import family_of
 from attncontrol.grounding import read_grounding
+from attncontrol.guidance.cost import load_weightless
 from tests import tiny
 from tests.grounding import gated
 from tests.grounding.gated import LAYOUT, PROMPT, draw
@@ -125,6 +126,7 @@ def test_blocks_of_another_norm_cannot_be_rewired(pipe):
 def test_a_gligen_checkpoint_loads_and_is_saved_as_stable_diffusion(tmp_path):
     stock = gated.gligen()
     stock.save_pretrained(tmp_path / "gligen")
+    assert type(load_weightless(str(tmp_path / "gligen"), torch.float32)[0]).__name__ == "GroundedUNetFamily"
     pipe = AttentionControlPipeline.from_pretrained(tmp_path / "gligen")
     pipe.set_progress_bar_config(disable=True)
     assert type(family_of(pipe)).__name__ == "GatedUNetFamily"
