@@ -28,7 +28,6 @@ class Rewiring:
     """
 
     def __init__(self, family: GroundedUNetFamily, blocks: bool | str) -> None:
-        self._denoiser = family.denoiser
         self._blocks: list[Any]
         if isinstance(blocks, str):
             self._blocks = family.matching_blocks(blocks)
@@ -37,27 +36,19 @@ class Rewiring:
         for block in self._blocks:
             if block.norm_type != "layer_norm":
                 raise ValueError(f"grounding: blocks with the norm {block.norm_type!r} cannot be rewired")
-        self._bypasses: list[_Bypass] = []
         self._handles: list[RemovableHandle] = []
 
     def install(self) -> None:
         """Adds the hooks."""
-        self._bypasses = [_Bypass() for _ in self._blocks]
-        for block, bypass in zip(self._blocks, self._bypasses, strict=True):
+        for block in self._blocks:
+            bypass = _Bypass()
             self._handles.append(block.fuser.register_forward_pre_hook(bypass.keep))
             self._handles.append(block.norm2.register_forward_pre_hook(bypass.give))
-        if self._blocks:
-            self._handles.append(self._denoiser.register_forward_pre_hook(self._forget))
 
     def remove(self) -> None:
         """Removes the hooks."""
         while self._handles:
             self._handles.pop().remove()
-
-    def _forget(self, module: nn.Module, args: Any) -> None:
-        """Guided passes and checkpointing may leave a block between its gate and its norm."""
-        for bypass in self._bypasses:
-            bypass.input = None
 
 
 class _Bypass(threading.local):

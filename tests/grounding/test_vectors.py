@@ -60,6 +60,19 @@ def test_the_gradient_of_the_rewired_unet(case):
         torch.testing.assert_close(gradient, case.tensor("grad_sample_reground"), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("case", golden_cases("reground"))
+def test_a_rewired_block_keeps_nothing_for_a_call_without_boxes(case):
+    family, call = call_of(case)
+    plain = {name: value for name, value in call.items() if name != "cross_attention_kwargs"}
+    plain["sample"] = -plain["sample"]
+    wanted = family.denoiser(**plain).sample
+    rewiring = Rewiring(family, True)
+    rewiring.install()
+    family.denoiser(**call)
+    assert torch.equal(family.denoiser(**plain).sample, wanted)
+    rewiring.remove()
+
+
 @pytest.mark.parametrize("rewired", [True, False])
 @pytest.mark.parametrize("case", golden_cases("reground"))
 def test_closed_gates_make_it_the_plain_unet_in_either_wiring(case, rewired):
