@@ -151,7 +151,7 @@ def stage_gates(args: argparse.Namespace) -> None:
     trainer = gates.Trainer(pipe.unet, unet.Conditioner(pipe.text_encoder, pipe.tokenizer), phrases, args.bf16)
     rows, captions, placed = gates.scenes(args.workdir, load_file(Path(resolve("emoji")) / export.LATENT_SPACE))
     gates.run(trainer, rows, captions, gates.pack(placed, phrases), args.workdir, args.seconds)
-    gates.export(args.workdir / "gates.pt", args.output / gates.FILE)
+    gates.export(args.workdir / "gates.pt", args.workdir / gates.FILE)
 
 
 def stage_decay(args: argparse.Namespace) -> None:
