@@ -7,6 +7,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -17,9 +18,10 @@ from attncontrol.families.base import Family
 from attncontrol.grounding.run import GroundedRun, check_phrases, grounded_boxes
 from attncontrol.grounding.settings import Grounding, read_grounding
 from attncontrol.guidance.cost import Memory
-from attncontrol.guidance.engine import Engine, Subject
+from attncontrol.guidance.engine import Engine
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, starting_calls
+from attncontrol.guidance.targets import Target
 from attncontrol.layout import place, read_layout
 from attncontrol.losses.base import Context, MethodSum
 from attncontrol.losses.combining import Control, resolve_control
@@ -59,30 +61,48 @@ def attach(
             image = pipe("a red crown and a blue bow", image=...).images[0]
         control.record.images[0].steps
     """
-    methods = resolve_control(control, _settings(pipe))
-    prepared = prepare_subjects(pipe, methods, prompt, subjects, layout, parser, text_length)
+    methods = resolve_control(control, settings_of(pipe))
+    prepared = prepare_targets(pipe, methods, prompt, subjects, layout, parser, text_length)
     run = None
     if (told := read_grounding(grounding)) is not None:
         prepared, run = _ground(pipe, told, prepared)
     return AttentionControl(pipe, methods, prepared, record_maps=record_maps, memory=memory, grounding=run)
 
 
-def _ground(pipe: Any, grounding: Grounding, subjects: Sequence[Subject]) -> tuple[list[Subject], GroundedRun]:
-    """The subjects with grounded layouts, and what tells the UNet of them."""
+def _ground(pipe: Any, grounding: Grounding, targets: Sequence[Target]) -> tuple[list[Target], GroundedRun]:
+    """The targets with grounded layouts, and what tells the UNet of them."""
     family = grounded_family(pipe)
-    check_phrases(grounding, [subject.structure for subject in subjects])
-    found = [grounded_boxes(grounding, s.structure, s.layout, pipe.tokenizer) for s in subjects]
-    grounded = [dataclasses.replace(s, layout=layout) for s, (_, layout) in zip(subjects, found, strict=True)]
+    check_phrases(grounding, [target.structure for target in targets])
+    found = [grounded_boxes(grounding, t.structure, t.layout, pipe.tokenizer) for t in targets]
+    grounded = [dataclasses.replace(t, layout=layout) for t, (_, layout) in zip(targets, found, strict=True)]
     return grounded, GroundedRun(family, grounding, [boxes for boxes, _ in found])
 
 
-def _settings(pipe: Any) -> dict[str, Any]:
+def settings_of(pipe: Any) -> dict[str, Any]:
     """Settings by method that replace the published defaults: those tuned for the checkpoint, else the family's."""
     own, tuned = family_of(pipe).defaults, dict(getattr(pipe, "tuned_settings", None) or {})
     for name, cls in method_classes().items() if own else ():
         known = {field.name for field in dataclasses.fields(cls)}
         tuned.setdefault(name, {key: value for key, value in own.items() if key in known})
     return tuned
+
+
+@dataclass
+class _Run:
+    """One run of a pipeline, from setting its timesteps to its last step.
+
+    `thread` is the one it runs in, None before it begins; `starts` says of every denoiser call whether a move in it
+    lasts. `move` is that of the running iteration, in the scale of the model's input, which `input_scale` undoes.
+    """
+
+    engine: Engine
+    thread: int | None = None
+    starts: list[bool] | None = None
+    calls: int = 0
+    guided_call: int = -1
+    is_guiding: bool = False
+    move: Tensor | None = None
+    input_scale: Any = 1.0
 
 
 class AttentionControl:
@@ -96,7 +116,7 @@ class AttentionControl:
         self,
         pipe: Any,
         methods: MethodSum,
-        subjects: Sequence[Subject],
+        targets: Sequence[Target],
         *,
         record_maps: bool,
         memory: Memory,
@@ -104,23 +124,23 @@ class AttentionControl:
     ) -> None:
         if memory not in get_args(Memory):
             raise ValueError(f"memory must be 'auto', 'fast' or 'low', not {memory!r}")
-        self.pipe, self.methods, self.subjects = pipe, methods, list(subjects)
+        self.pipe, self.methods, self.targets = pipe, methods, list(targets)
         self.record_maps, self.memory = record_maps, memory
         self._grounding = grounding
         self._family = family_of(pipe) if grounding is None else grounding.family
-        self._new_run()
+        self._run = self._new_run()
 
     @property
     def record(self) -> ControlRecord:
         """What the last call did, one entry per image."""
-        return self._engine.record
+        return self._run.engine.record
 
     def __enter__(self) -> AttentionControl:
         scheduler = self.pipe.scheduler
         if "step" in vars(scheduler):
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
         self._scheduler = scheduler
-        self._running, self._thread = False, threading.get_ident()
+        self._run = self._new_run()
         if self._grounding is not None:
             self._grounding.install()
         self._handle = self._family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
@@ -138,28 +158,16 @@ class AttentionControl:
         for name in ("step", "set_timesteps"):
             vars(self._scheduler).pop(name, None)
         vars(self.pipe).pop("encode_prompt", None)
-        if exception[0] is None:
-            self._engine.confirm_moves()
-            if not self._running:
-                warnings.warn(
-                    f"no call of the {type(self.pipe).__name__} under control was made, so nothing was guided: attach "
-                    "to the pipeline that you call",
-                    stacklevel=2,
-                )
+        if exception[0] is None and self._run.thread is None:
+            warnings.warn(
+                f"no call of the {type(self.pipe).__name__} under control was made, so nothing was guided: attach "
+                "to the pipeline that you call",
+                stacklevel=2,
+            )
 
-    def _new_run(self) -> None:
-        self._engine = Engine(
-            self._family,
-            self.methods,
-            self.subjects,
-            record_maps=self.record_maps,
-            memory=self.memory,
-        )
-        self._starts: list[bool] | None = None
-        self._calls = 0
-        self._guided_call = -1
-        self._move: Tensor | None = None
-        self._inside = False
+    def _new_run(self, thread: int | None = None) -> _Run:
+        engine = Engine(self._family, self.methods, self.targets, record_maps=self.record_maps, memory=self.memory)
+        return _Run(engine, thread)
 
     def _checking(self, encode_prompt: Any) -> Any:
         """`encode_prompt` that refuses another prompt than the one whose words are guided; it comes first in a run."""
@@ -170,7 +178,7 @@ class AttentionControl:
             if not self._prompt_is_checked and prompt is not None:
                 self._prompt_is_checked = True
                 given = [prompt] if isinstance(prompt, str) else list(prompt)
-                guided = [target.structure.prompt for target in self.subjects]
+                guided = [target.structure.prompt for target in self.targets]
                 if None not in guided and given != guided:
                     raise ValueError(
                         f"this block controls the prompt {_shown(guided)}, but the pipeline was called with "
@@ -187,9 +195,8 @@ class AttentionControl:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if family_of(self.pipe).denoiser is not self._family.denoiser:
                 raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
-            self._new_run()
+            self._run = self._new_run(threading.get_ident())
             self._prompt_is_checked = False
-            self._running, self._thread = True, threading.get_ident()
             if self._grounding is not None:
                 self._grounding.start()
             return set_timesteps(*args, **kwargs)
@@ -197,52 +204,54 @@ class AttentionControl:
         return wrapper
 
     def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if self._inside:
+        run = self._run
+        if run.is_guiding:
             return args, kwargs
         if self.pipe.scheduler is not self._scheduler:
             raise RuntimeError("the scheduler was replaced under control: set it before `with attach(...)`")
-        if not self._running or threading.get_ident() != self._thread:  # another pipeline shares the denoiser
+        if threading.get_ident() != run.thread:  # another pipeline shares the denoiser
             return args, kwargs
         if self._grounding is not None:
-            kwargs = self._grounding.told(args, kwargs, self._calls, len(self._solver_calls()))
+            kwargs = self._grounding.told(args, kwargs, run.calls, len(self._solver_calls(run)))
         call = self._family.bind(args, kwargs)
-        if self._guided_call != self._calls and self._starts_iteration():
-            self._guided_call = self._calls
-            self._inside = True
+        if run.guided_call != run.calls and self._starts_iteration(run):
+            run.guided_call = run.calls
+            run.is_guiding = True
             try:
-                self._move = self._engine.guide(call, sum(self._starts[: self._calls]), sum(self._starts))
+                run.move = run.engine.guide(call, sum(run.starts[: run.calls]), sum(run.starts))
             finally:
-                self._inside = False
-        if self._move is None:
+                run.is_guiding = False
+        if run.move is None:
             return args, kwargs
         z = self._family.latents(call)
-        moved = (z.float() + torch.cat([self._move] * (len(z) // len(self._move)))).to(z.dtype)
-        self._input_scale = self._family.input_scale(self._scheduler, call, z.device)
+        moved = (z.float() + torch.cat([run.move] * (len(z) // len(run.move)))).to(z.dtype)
+        run.input_scale = self._family.input_scale(self._scheduler, call, z.device)
         return self._family.moved(args, kwargs, moved)
 
-    def _starts_iteration(self) -> bool:
+    def _starts_iteration(self, run: _Run) -> bool:
         """Whether a move in this call lasts: one iteration of guidance per step of the scheduler's solver."""
-        starts = self._solver_calls()
-        return self._calls < len(starts) and starts[self._calls]
+        starts = self._solver_calls(run)
+        return run.calls < len(starts) and starts[run.calls]
 
-    def _solver_calls(self) -> list[bool]:
+    def _solver_calls(self, run: _Run) -> list[bool]:
         """For every call of the run, whether it starts a step of the solver."""
-        if self._starts is None:
+        if run.starts is None:
             calls = getattr(self.pipe, "num_timesteps", None) or len(self._scheduler.timesteps)
-            self._starts = starting_calls(self._scheduler, calls)
-        return self._starts
+            run.starts = starting_calls(self._scheduler, calls)
+        return run.starts
 
     def _moving_step(self, step: Any) -> Any:
         """`scheduler.step` that starts from the moved sample."""
 
         @functools.wraps(step)
         def wrapper(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self._move is not None:
-                moved = sample.float() + self._move / self._input_scale
+            run = self._run
+            if run.move is not None:
+                moved = sample.float() + run.move / run.input_scale
                 sample = moved if keeps_float32(self._scheduler) else moved.to(sample.dtype)
                 keep_given_sample(self._scheduler)
-                self._move = None
-            self._calls += 1
+                run.move = None
+            run.calls += 1
             return step(model_output, timestep, sample, *args, **kwargs)
 
         return wrapper
@@ -252,7 +261,7 @@ def _shown(prompts: Sequence[str]) -> str:
     return repr(prompts[0]) if len(prompts) == 1 else repr(list(prompts))
 
 
-def prepare_subjects(
+def prepare_targets(
     pipe: Any,
     methods: MethodSum,
     prompt: Any,
@@ -260,8 +269,8 @@ def prepare_subjects(
     layout: Any,
     parser: Any,
     text_length: int | None = None,
-) -> list[Subject]:
-    """One `Subject` per prompt, checked against every method. Raises ValueError for what cannot be used."""
+) -> list[Target]:
+    """One `Target` per prompt, checked against every method. Raises ValueError for what cannot be used."""
     single = prompt is None or isinstance(prompt, str)
     prompts = [prompt] if single else list(prompt)
     subjects = [subjects] if single else _one_per_prompt("subjects", subjects, len(prompts))
@@ -270,18 +279,18 @@ def prepare_subjects(
     family = family_of(pipe)
     prepared = []
     for text, wanted, places in zip(prompts, subjects, layouts, strict=True):
-        subject = _prepare_subject(family, text, wanted, places, parser, text_length)
+        target = _prepare_target(family, text, wanted, places, parser, text_length)
         for other in family.tokenizers[1:] if text is not None else ():
-            check_second_tokenizer(subject.structure, family.tokenizer, other)
+            check_second_tokenizer(target.structure, family.tokenizer, other)
         for _, method in methods.parts:
-            method.check(Context(subject.structure, 0, 1, layout=subject.layout, drop_padding=family.drop_padding))
-        prepared.append(subject)
+            method.check(Context(target.structure, 0, 1, layout=target.layout, drop_padding=family.drop_padding))
+        prepared.append(target)
     return prepared
 
 
-def _prepare_subject(
+def _prepare_target(
     family: Family, prompt: str | None, subjects: Any, layout: Any, parser: Any, text_length: int | None
-) -> Subject:
+) -> Target:
     if prompt is None:
         if subjects is None:
             raise ValueError("without the prompt's text its words are unknown: pass subjects as token indices")
@@ -291,10 +300,10 @@ def _prepare_subject(
     else:
         structure = structure_of(prompt, family.tokenizer, subjects, parser)
     if layout is not None:
-        return Subject(*place(read_layout(layout), structure, family.tokenizer))
+        return Target(*place(read_layout(layout), structure, family.tokenizer))
     if not structure.entities:
         warnings.warn(f"no subjects found in {prompt!r}: it is sampled without control", stacklevel=4)
-    return Subject(structure)
+    return Target(structure)
 
 
 def _one_per_prompt(name: str, values: Any, count: int) -> list[Any]:

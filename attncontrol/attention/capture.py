@@ -7,7 +7,6 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from attncontrol.attention.maps import Deferred
 
 
 class ForwardTruncated(Exception):
@@ -26,15 +27,14 @@ class Capture:
     """The attention probabilities of chosen layers during one forward.
 
     `layers` maps names to attention modules (diffusers `Attention`). Inside `installed()` the processors of these
-    layers are wrapped; a forward then fills `maps` per name, in order of execution, with one entry per row of the
-    batch, float32 [heads, queries, keys] or for self-attention a function that computes it, and raises
-    `ForwardTruncated` after the last one. The processors must stay installed until the backward pass is done, since
-    gradient checkpointing calls them again.
+    layers are wrapped; a forward then fills `maps` per name, in order of execution, float32 [rows, heads, queries,
+    keys] or for self-attention something that computes it, and raises `ForwardTruncated` after the last one. The
+    processors must stay installed until the backward pass is done, since gradient checkpointing calls them again.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.layers = dict(layers)
-        self.maps: dict[str, Tensor | list[Callable[[], Tensor]]] = {}
+        self.maps: dict[str, Tensor | Deferred] = {}
         self.thread = threading.get_ident()
 
     @property
@@ -57,7 +57,7 @@ class Capture:
             for name, layer in self.layers.items():
                 layer.set_processor(inner[name])
 
-    def store(self, name: str, maps: Tensor | list[Callable[[], Tensor]]) -> None:
+    def store(self, name: str, maps: Tensor | Deferred) -> None:
         """Keeps the first maps of a layer; a checkpointed layer runs again in the backward pass."""
         if name in self.maps:
             return
@@ -109,12 +109,7 @@ class ForwardCapture(Capture):
         query = query[:, :, self.queries]
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., self.queries, :]
-        functions = deferred_probabilities(query, key, mask, scale)
-        self.store(name, [partial(_columns, function, self.columns) for function in functions])
-
-
-def _columns(probabilities: Callable[[], Tensor], columns: slice) -> Tensor:
-    return probabilities()[..., columns]
+        self.store(name, deferred_probabilities(query, key, mask, scale, self.columns))
 
 
 @contextmanager
@@ -169,8 +164,8 @@ class CapturingProcessor:
 
     Queries and keys are taken where the inner processor hands them to scaled-dot-product attention. In
     cross-attention the output is computed from the probabilities, which are needed anyway; the large ones of
-    self-attention are left to whom they interest, a row at a time. Processors that never call it (sliced or explicit
-    attention) get their probabilities recomputed from the layer's own projections.
+    self-attention are left to whom they interest, some rows at a time. Processors that never call it (sliced or
+    explicit attention) get their probabilities recomputed from the layer's own projections.
     """
 
     def __init__(self, inner: Any, name: str, capture: Capture) -> None:
@@ -237,11 +232,18 @@ def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, sca
 
 
 def deferred_probabilities(
-    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None
-) -> list[Callable[[], Tensor]]:
-    """For every row of the batch a function that computes its `attention_probabilities`."""
-    masks = [None] * len(query) if mask is None else mask.expand(len(query), *mask.shape[1:])
-    return [partial(attention_probabilities, q, k, m, scale) for q, k, m in zip(query, key, masks, strict=True)]
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None, columns: slice = slice(None)
+) -> Deferred:
+    """The `attention_probabilities` of a batch, computed when asked for; of the keys only `columns` are shown."""
+
+    def compute(images: slice, queries: slice) -> Tensor:
+        own = mask
+        if own is not None:
+            own = own.expand(len(query), *own.shape[1:])[images]
+            own = own[..., queries, :] if own.shape[-2] > 1 else own
+        return attention_probabilities(query[images][..., queries, :], key[images], own, scale)[..., columns]
+
+    return Deferred((*query.shape[:3], key.shape[2]), compute)
 
 
 def project(

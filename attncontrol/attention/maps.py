@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,33 +16,81 @@ from torch.utils.checkpoint import checkpoint
 
 from attncontrol.attention.layers import PLACES, Layer, Size
 
+PIECE = 2**26  # most probabilities that are computed at a time where they are not kept: 256 MiB in float32
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """Attention probabilities of `shape` [images, heads, queries, keys], computed for some of them at a time.
+
+    `compute(images, queries)` gives them in float32, of the keys only those that the layer's maps show.
+    """
+
+    shape: tuple[int, int, int, int]
+    compute: Callable[[slice | Tensor, slice], Tensor]
+
+    def rows(self, images: Tensor) -> Deferred:
+        """Those of some images, by their index."""
+        return Deferred((len(images), *self.shape[1:]), lambda own, queries: self.compute(images[own], queries))
+
 
 @dataclass(frozen=True)
 class LayerMap:
-    """The attention probabilities of one layer for one image: given, or a function that computes them."""
+    """The attention probabilities of one layer for all images of a batch: given, or computed when asked for."""
 
     layer: Layer
-    attention: Tensor | Callable[[], Tensor]
+    attention: Tensor | Deferred
 
     @property
     def probabilities(self) -> Tensor:
-        """float32 [heads, height * width, keys], every row of sum 1.
+        """float32 [images, heads, height * width, keys], every row of sum 1.
 
         Keys are text positions (cross-attention, start of text = 0) or pixels in row-major order (self-attention).
-        Those of self-attention are large and computed at every access: see `reduce`.
+        Deferred ones are large and computed at every access: see `reduce`.
         """
-        return self.attention if isinstance(self.attention, Tensor) else self.attention()
+        return self.attention if isinstance(self.attention, Tensor) else self.attention.compute(*[slice(None)] * 2)
 
-    def reduce(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """function(probabilities); where they are computed, they are again in the backward pass and never kept."""
+    def reduce(self, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """function(probabilities, images) over all images, results joined along their first axis.
+
+        Deferred probabilities are given to it some images at a time. They are computed again in the backward pass
+        and never kept.
+        """
         if isinstance(self.attention, Tensor):
-            return function(self.attention)
-        return checkpoint(lambda: function(self.attention()), use_reentrant=False, preserve_rng_state=False)
+            return function(self.attention, slice(0, len(self.attention)))
+        deferred, every = self.attention, slice(None)
+        pieces = _pieces(deferred.shape[0], math.prod(deferred.shape[1:]))
+        return _joined(lambda images: function(deferred.compute(images, every), images), pieces, 0)
+
+    def head_sum(self) -> Tensor:
+        """The sum of all head maps: [images, height * width, keys], deferred ones some queries at a time."""
+        if isinstance(self.attention, Tensor):
+            return self.attention.sum(1)
+        deferred = self.attention
+        images, heads, queries, keys = deferred.shape
+        parts = [
+            _joined(lambda q, rows=rows: deferred.compute(rows, q).sum(1), _pieces(queries, size * heads * keys), 1)
+            for rows in _pieces(images, heads * queries * keys)
+            for size in [rows.stop - rows.start]
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _pieces(length: int, size: int) -> list[slice]:
+    """Slices of 0 .. length whose parts, each of `size` numbers, stay below `PIECE` together, or have one part."""
+    step = max(PIECE // size, 1)
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
+
+
+def _joined(function: Callable[[slice], Tensor], pieces: Sequence[slice], axis: int) -> Tensor:
+    """The results for all pieces; what they are made of is computed again in the backward pass."""
+    results = [checkpoint(function, piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+    return torch.cat(results, axis) if len(results) > 1 else results[0]
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """All layers captured in one guided forward, for one image, in order of execution."""
+    """All layers captured in one guided forward, for all images of its batch, in order of execution."""
 
     layers: tuple[LayerMap, ...]
 
@@ -48,6 +98,16 @@ class AttentionMaps:
         """The maps of these layers only."""
         names = {layer.name for layer in layers}
         return AttentionMaps(tuple(m for m in self.layers if m.layer.name in names))
+
+    def rows(self, images: Sequence[int]) -> AttentionMaps:
+        """The maps of some images only."""
+
+        def chosen(attention: Tensor | Deferred) -> Tensor | Deferred:
+            if isinstance(attention, Tensor):
+                return attention[index_tensor(images, attention.device)]
+            return attention.rows(torch.tensor(images))
+
+        return AttentionMaps(tuple(LayerMap(m.layer, chosen(m.attention)) for m in self.layers))
 
     def cross(self, size: Size | None = None) -> list[LayerMap]:
         """Cross-attention layers, only those with `size` = (height, width) queries if given."""
@@ -66,42 +126,100 @@ class AttentionMaps:
         return [m for m in self.layers if m.layer.is_grounding and size in (None, m.layer.size)]
 
     def mean_cross(self, size: Size) -> Tensor:
-        """Mean of all head maps of the cross-attention layers of `size`: [height, width, text positions].
+        """Mean of all head maps of the cross-attention layers of `size`: [images, height, width, text positions].
 
-        Heads weigh equally, not layers; layers enter in the order up, down, mid (A&E spec, section 3).
+        Heads weigh equally, not layers; layers enter in the order up, down, mid (docs/methods/attend_and_excite.md,
+        section 2).
         """
         chosen = sorted(self.cross(size), key=lambda m: PLACES.index(m.layer.place))
         if not chosen:
             raise ValueError(f"no cross-attention layer of size {size} was captured")
-        return aggregate([m.probabilities for m in chosen], size)
+        heads = sum(m.attention.shape[1] for m in chosen)
+        total = chosen[0].head_sum()
+        for layer in chosen[1:]:
+            total = total + layer.head_sum()
+        return total.unflatten(1, size) / heads
 
 
-def aggregate(layers: Sequence[Tensor], size: Size) -> Tensor:
-    """Mean over the joint head axis of maps [heads, height * width, keys] -> [height, width, keys]."""
-    height, width = size
-    joined = torch.cat([layer.reshape(-1, height, width, layer.shape[-1]) for layer in layers])
-    return joined.sum(0) / joined.shape[0]
+@dataclass(frozen=True)
+class Owners:
+    """Which image of a batch every entry of a flat list belongs to, for reductions over an image's own entries."""
+
+    images: tuple[int, ...]
+    count: int
+
+    def padded(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """Entries [entries, ...] in columns, one an image, filled up below: [most entries of an image, images, ...].
+
+        There is one more column of nothing but filling: a sum over the first axis takes the entries in their order
+        then, however many images there are.
+        """
+        columns: list[list[int]] = [[] for _ in range(self.count + 1)]
+        for entry, image in enumerate(self.images):
+            columns[image].append(entry)
+        most = max(1, *map(len, columns))
+        index = [[column[i] if i < len(column) else len(self.images) for column in columns] for i in range(most)]
+        filling = values.new_full((1, *values.shape[1:]), fill)
+        return torch.cat([values, filling])[index_tensor(index, values.device)]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of every image's entries: [entries] -> [images], 0 where there are none."""
+        return self.padded(values).sum(0)[: self.count]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of every image's entries: [entries] -> [images], 0 where there are none."""
+        counts = torch.tensor([float(max(self.images.count(image), 1)) for image in range(self.count)])
+        return self.sum(values) / on_device(counts.to(values.dtype), values.device)
+
+    def largest(self, values: Tensor, none: float = 0.0) -> Tensor:
+        """The largest of every image's entries, `none` where there are none: [entries] -> [images].
+
+        Of equal ones the first has the gradient.
+        """
+        columns = self.padded(values, -math.inf)[:, : self.count]
+        largest = columns.gather(0, columns.argmax(0, keepdim=True))[0]
+        return torch.where(self.present(values.device), largest, none)
+
+    def present(self, device: torch.device) -> Tensor:
+        """Which images have any entry: bool [images]."""
+        own = set(self.images)
+        return on_device(torch.tensor([image in own for image in range(self.count)]), device)
 
 
-def resoftmax(attention: Tensor, spans: Sequence[slice], scale: float = 100.0) -> Tensor:
-    """Softmax of `scale` * attention over each span of text positions of [height, width, positions] by itself.
+def resoftmax(attention: Tensor, spans: Sequence[Sequence[slice]], scale: float | Tensor = 100.0) -> Tensor:
+    """Softmax of `scale` * attention over each span of text positions of [images, height, width, positions] by itself.
 
-    The result has the same positions; those outside every span are 0 (A&E, section 4).
+    `spans` has those of every image. The result has the same positions; those outside every span are 0
+    (docs/methods/attend_and_excite.md, section 3).
     """
-    width = attention.shape[-1]
-    parts = []
-    for span in spans:
-        first, last, _ = span.indices(width)
-        probabilities = torch.softmax(attention[..., first:last] * scale, dim=-1)
-        parts.append(F.pad(probabilities, (first, width - last)))
-    return sum(parts[1:], parts[0])
+    positions = attention.shape[-1]
+    inside = np.zeros((max(map(len, spans)), len(spans), 1, 1, positions), dtype=bool)
+    for image, own in enumerate(spans):
+        for number, span in enumerate(own):
+            inside[number, image, ..., span] = True
+    scaled, lowest = attention * scale, torch.finfo(attention.dtype).min
+    total = None
+    for mask in on_device(torch.from_numpy(inside), attention.device):
+        part = scaled.masked_fill(~mask, lowest).softmax(-1) * mask
+        total = part if total is None else total + part
+    return total
 
 
-def token_means(attention: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """The mean map of every group of positions: [height, width, positions] -> [groups, height, width]."""
+def token_means(attention: Tensor, groups: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
+    """The mean map of every group, an image and positions there: [images, height, width, positions] -> [groups, ...].
+
+    The result has the shape [groups, height, width].
+    """
     if not groups:
-        return attention.new_zeros(0, *attention.shape[:2])
-    return torch.stack([attention[..., index_tensor(group, attention.device)].mean(-1) for group in groups])
+        return attention.new_zeros(0, *attention.shape[1:3])
+    length = max(len(positions) for _, positions in groups)
+    images = index_tensor([[image] for image, _ in groups], attention.device)
+    chosen = [[*own, *[own[0]] * (length - len(own))] for _, own in groups]
+    maps = attention[images, :, :, index_tensor(chosen, attention.device)]
+    weights = torch.tensor([[float(i < len(own)) for i in range(length)] for _, own in groups])
+    counts = torch.tensor([float(len(own)) for _, own in groups])
+    weights, counts = (on_device(x.to(attention.dtype), attention.device) for x in (weights, counts))
+    return (maps * weights[..., None, None]).sum(1) / counts[:, None, None]
 
 
 def index_tensor(positions: Sequence[Any], device: torch.device) -> Tensor:

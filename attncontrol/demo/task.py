@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attncontrol.arguments import LARGEST_SEED, PLAIN, read_assignment, read_seeds
-from attncontrol.control import prepare_subjects
+from attncontrol.control import prepare_targets
 from attncontrol.demo.schema import ITEMS, read_boxes, read_settings, read_subject_list
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
@@ -233,7 +233,7 @@ def check(studio: Studio, request: Request, methods: MethodSum) -> None:
         if request.layout is None and request.grounding is not None:
             raise FieldError("layout", "grounding needs boxes: draw one for each thing, or press “Automatic”.")
         with field("method"):
-            prepare_subjects(studio.pipe, methods, request.prompt, request.subjects, request.layout, None)
+            prepare_targets(studio.pipe, methods, request.prompt, request.subjects, request.layout, None)
 
 
 def make_pairs(studio: Studio, task: Task, report: Report) -> list[Pair]:

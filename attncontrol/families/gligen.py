@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,15 +66,16 @@ class GroundedUNetFamily(GatedUNetFamily):
         return {**super().attention_modules(), **gates}
 
     def layers(self, latent_size: Size) -> list[Layer]:
-        """As `UNetFamily`, with those of open gates; closed ones never run."""
-        found = []
-        for layer in super().layers(latent_size):
-            if layer.name.endswith(ATTENTION):
-                if not self.denoiser.get_submodule(layer.name.removesuffix(".attn")).enabled:
-                    continue
-                layer = dataclasses.replace(layer, is_grounding=True)
-            found.append(layer)
-        return found
+        """As `UNetFamily`, with those of open gates."""
+        layers = super().layers(latent_size)
+        return self.running([dataclasses.replace(m, is_grounding=m.name.endswith(ATTENTION)) for m in layers])
+
+    def running(self, layers: Sequence[Layer]) -> list[Layer]:
+        """All but those of closed gates, which never run."""
+        return [layer for layer in layers if not layer.is_grounding or self._fuser(layer).enabled]
+
+    def _fuser(self, layer: Layer) -> Any:
+        return self.denoiser.get_submodule(layer.name.removesuffix(".attn"))
 
     def example_call(self, images: int, size: Size) -> Call:
         """As `UNetFamily`, with empty boxes."""

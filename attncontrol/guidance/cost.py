@@ -188,7 +188,7 @@ def _count(
             pass_ = GuidedPass(family, call, chosen, low_memory)
             with operations, memory, pass_.run(pass_.start, [0]) as (leaf, maps):
                 kept = memory.now
-                total = torch.stack([layer.reduce(torch.sum) for layer in maps[0].layers]).sum()
+                total = torch.stack([layer.reduce(lambda p, _: p.sum()[None]).sum() for layer in maps.layers]).sum()
                 torch.autograd.grad(total, leaf)
     return Cost(operations.get_total_flops(), kept, memory.peak)
 

@@ -51,8 +51,8 @@ class GuidedPass:
             )
 
     @contextmanager
-    def run(self, latents: Tensor, rows: Sequence[int]) -> Iterator[tuple[Tensor, list[AttentionMaps]]]:
-        """Runs the images `rows` at `latents` [images, ...]; gives a leaf of their latents and the maps of each.
+    def run(self, latents: Tensor, rows: Sequence[int]) -> Iterator[tuple[Tensor, AttentionMaps]]:
+        """Runs the images `rows` at `latents` [images, ...]; gives a leaf of their latents and their maps.
 
         Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off). Passes
         of other threads over the same denoiser wait.
@@ -73,7 +73,7 @@ class GuidedPass:
         ):
             with suppress(ForwardTruncated), _lasting_weights(denoiser):
                 self.family.run(call)
-            yield leaf, self._maps(capture, len(rows))
+            yield leaf, self._maps(capture)
 
     @contextmanager
     def _unperturbed(self) -> Iterator[None]:
@@ -83,15 +83,12 @@ class GuidedPass:
         with plain_attention([modules[name] for name in names]):
             yield
 
-    def _maps(self, capture: Capture, images: int) -> list[AttentionMaps]:
+    def _maps(self, capture: Capture) -> AttentionMaps:
         layers = {layer.name: layer for layer in self.layers}
         missing = layers.keys() - capture.maps.keys()
         if missing:
             raise RuntimeError(f"the denoiser never ran the attention layers {', '.join(sorted(missing))}")
-        return [
-            AttentionMaps(tuple(LayerMap(layers[name], maps[i]) for name, maps in capture.maps.items()))
-            for i in range(images)
-        ]
+        return AttentionMaps(tuple(LayerMap(layers[name], maps) for name, maps in capture.maps.items()))
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:

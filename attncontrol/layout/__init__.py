@@ -4,7 +4,7 @@ from attncontrol.layout.automatic import automatic_layout
 from attncontrol.layout.llm import layout_request, read_layout_answer
 from attncontrol.layout.placing import layout_to_json, place
 from attncontrol.layout.reading import PlacedPhrase, RawLayout, read_layout
-from attncontrol.layout.regions import Box, Layout, Region, bounding_box, cell_box, cell_mask, cell_masks
+from attncontrol.layout.regions import Box, Layout, Region, bounding_box, cell_box, cell_mask, cell_masks, cell_union
 
 __all__ = [
     "Box",
@@ -17,6 +17,7 @@ __all__ = [
     "cell_box",
     "cell_mask",
     "cell_masks",
+    "cell_union",
     "layout_request",
     "layout_to_json",
     "place",

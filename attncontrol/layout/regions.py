@@ -1,4 +1,4 @@
-"""Regions of the image, and the cells of an attention map they cover. Pure torch."""
+"""Regions of the image, and the cells of an attention map they cover."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,13 +83,21 @@ def cell_mask(region: Region, size: Size, *, edges: Edges = "nearest", at_least_
             mask.view(-1)[share.argmax()] = True
         return mask
     x0, y0, x1, y1 = cell_box(region, size, edges=edges, at_least_one=at_least_one)
-    mask = torch.zeros(size, dtype=torch.bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
+    cells = np.zeros(size, dtype=bool)  # not a tensor: layouts of a whole batch are put on the maps in every round
+    cells[y0:y1, x0:x1] = True
+    return torch.from_numpy(cells)
 
 
 def cell_masks(
     regions: Sequence[Region], size: Size, *, edges: Edges = "nearest", at_least_one: bool = True
 ) -> Tensor:
     """`cell_mask` of several regions: bool [regions, height, width]; at least one region."""
-    return torch.stack([cell_mask(region, size, edges=edges, at_least_one=at_least_one) for region in regions])
+    cells = [cell_mask(region, size, edges=edges, at_least_one=at_least_one) for region in regions]
+    return torch.from_numpy(np.stack([mask.numpy() for mask in cells]))
+
+
+def cell_union(
+    regions: Sequence[Region], size: Size, *, edges: Edges = "nearest", at_least_one: bool = True
+) -> Tensor:
+    """The cells that any of several regions covers: bool [height, width]; at least one region."""
+    return torch.from_numpy(cell_masks(regions, size, edges=edges, at_least_one=at_least_one).numpy().any(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,20 +10,21 @@ import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Size
-from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device, resoftmax, token_means
-from attncontrol.layout import cell_masks
+from attncontrol.attention.maps import AttentionMaps, Owners, index_tensor, on_device, token_means
+from attncontrol.layout import cell_union
 from attncontrol.losses.base import Context, Evaluation, option
-from attncontrol.losses.common import DecayingStep, SmoothedMaps
+from attncontrol.losses.common import DecayingStep, SmoothedMaps, TokenSoftmax
 from attncontrol.losses.registry import register
 
 
-def segregation_terms(maps: Tensor) -> Tensor:
-    """Overlap of every pair of concepts, sum of minima by sum of both (A-STAR, equation 2): [pairs] in 0..0.5.
+def overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Overlap of maps in pairs, the sum of their minima by the sum of both (A-STAR, equation 2): [pairs] in 0..0.5.
 
-    maps: [concepts, height, width], 0 or more; pairs in the order (1, 0), (2, 0), (2, 1), ... Two empty maps give 0.
+    first, second: [pairs, height, width], 0 or more. Two empty maps give 0.
     """
-    first, second = torch.tril_indices(len(maps), len(maps), -1, device=maps.device)
-    return _overlap(maps[first], maps[second])
+    total = (first + second).flatten(1).sum(1)
+    empty = total < torch.finfo(total.dtype).tiny
+    return torch.minimum(first, second).flatten(1).sum(1) / torch.where(empty, 1, total)
 
 
 def retention_terms(maps: Tensor, masks: Tensor) -> Tensor:
@@ -30,13 +32,7 @@ def retention_terms(maps: Tensor, masks: Tensor) -> Tensor:
 
     maps: [concepts, height, width] in 0..1; masks of that shape, constants. An empty mask gives 1 and no gradient.
     """
-    return 1 - _overlap(maps, masks.detach().to(maps.dtype))
-
-
-def _overlap(first: Tensor, second: Tensor) -> Tensor:
-    total = (first + second).flatten(1).sum(1)
-    empty = total < torch.finfo(total.dtype).tiny
-    return torch.minimum(first, second).flatten(1).sum(1) / torch.where(empty, 1, total)
+    return 1 - overlap(maps, masks.detach().to(maps.dtype))
 
 
 def binarize(maps: Tensor, rule: str = "max", threshold: float = 0.5) -> Tensor:
@@ -78,7 +74,7 @@ def spread(maps: Tensor) -> Tensor:
     paper="Agarwal et al., ICCV 2023, arXiv 2306.14544",
 )
 @dataclass(frozen=True, kw_only=True)
-class AStar(DecayingStep, SmoothedMaps):
+class AStar(DecayingStep, TokenSoftmax, SmoothedMaps):
     """A-STAR, attention segregation and retention (Agarwal et al., ICCV 2023, arXiv 2306.14544).
 
     No code was published, so both variants are the same: the paper's two losses on every step, and this project's
@@ -103,9 +99,6 @@ class AStar(DecayingStep, SmoothedMaps):
     normalization: Literal["resoftmax", "raw", "minmax"] = option(
         "resoftmax", "scale of the maps: softmax over the tokens, plain probabilities, or each map spread over 0..1"
     )
-    normalize_eot: bool | None = option(
-        None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
-    )
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that makes no sense."""
@@ -121,42 +114,59 @@ class AStar(DecayingStep, SmoothedMaps):
             if tokens in concepts[:i]:
                 raise ValueError(f"a-star: two subjects own the same tokens {list(tokens)}; name each of them once")
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """Weighted sum of both losses; hands its masks to the next step."""
-        attention = maps.mean_cross(self.map_size([m.layer for m in maps.layers]))
-        concepts = self.concept_maps(attention, context)
-        loss = self.loss(concepts, self.masks(context, attention.shape[:2]))
-        return Evaluation(loss, carry=binarize(concepts, self.binarization, self.threshold))
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
+        """Weighted sum of both losses; hands each image's masks to its next step."""
+        concepts, owners = self.concept_maps(self.attention(maps), contexts)
+        masks = binarize(concepts, self.binarization, self.threshold)
+        counts = [owners.images.count(image) for image in range(owners.count)]
+        loss = self.loss(concepts, owners, *self.masks(contexts, tuple(concepts.shape[1:])))
+        return Evaluation(loss, carries=masks.split(counts))
 
-    def concept_maps(self, attention: Tensor, context: Context) -> Tensor:
-        """Prepared maps [concepts, height, width] from mean attention [height, width, positions] (section 7)."""
-        words = self._concepts(context).values()
+    def concept_maps(self, attention: Tensor, contexts: Sequence[Context]) -> tuple[Tensor, Owners]:
+        """Prepared maps [concepts, height, width] from mean attention [images, height, width, positions]."""
+        words = [(image, word) for image, now in enumerate(contexts) for word in self._concepts(now).values()]
         if self.normalization == "resoftmax":
-            attention = resoftmax(attention, self.softmax_spans(context, self.normalize_eot))
-        maps = self.smoothed(token_means(attention, list(words)))
-        return spread(maps) if self.normalization == "minmax" else maps
+            attention = self.token_softmax(attention, contexts)
+        maps = self.smoothed(token_means(attention, words))
+        owners = Owners(tuple(image for image, _ in words), len(contexts))
+        return spread(maps) if self.normalization == "minmax" else maps, owners
 
-    def masks(self, context: Context, size: Size) -> dict[int, Tensor]:
-        """Each concept's mask [height, width]: the layout's, or else the previous step's (section 6)."""
-        if context.layout is None:
-            return {} if context.carry is None else dict(enumerate(context.carry))
-        places = [context.layout.regions[number] for number in self._concepts(context)]
-        return {concept: cell_masks(regions, size).any(0) for concept, regions in enumerate(places) if regions}
+    def masks(self, contexts: Sequence[Context], size: Size) -> tuple[list[int], list[Tensor]]:
+        """The concepts with a mask, by their number among those of all images, and their masks in parts [n, ...].
 
-    def loss(self, concepts: Tensor, masks: dict[int, Tensor]) -> Tensor:
-        """Both terms of maps [concepts, height, width] and the masks of some of them, weighted (equation 4)."""
-        loss = concepts.new_zeros(())
-        if self.segregation_weight:
-            loss = loss + self.segregation_weight * segregation_terms(concepts).sum()
-        if self.retention_weight and masks:
-            targets = on_device(torch.stack(list(masks.values())), concepts.device)
-            kept = concepts[index_tensor(list(masks), concepts.device)]
-            loss = loss + self.retention_weight * retention_terms(kept, targets).sum()
+        They are the layout's, or else the previous step's (docs/methods/a_star.md, section 3).
+        """
+        chosen: list[int] = []
+        parts: list[Tensor] = []
+        first = 0
+        for now in contexts:
+            numbers = list(self._concepts(now))
+            if now.layout is not None:
+                regions = [now.layout.regions[number] for number in numbers]
+                chosen += [first + i for i, own in enumerate(regions) if own]
+                parts += [cell_union(own, size)[None] for own in regions if own]
+            elif now.carry is not None:
+                chosen += range(first, first + len(numbers))
+                parts.append(now.carry)
+            first += len(numbers)
+        return chosen, parts
+
+    def loss(self, concepts: Tensor, owners: Owners, masked: Sequence[int], masks: Sequence[Tensor]) -> Tensor:
+        """Both terms of maps [concepts, height, width] and masks of some of them, weighted (equation 4): [images]."""
+        loss = concepts.new_zeros(owners.count)
+        pairs = [(i, j) for i, own in enumerate(owners.images) for j in range(i) if owners.images[j] == own]
+        if self.segregation_weight and pairs:
+            first, second = index_tensor(pairs, concepts.device).T
+            terms = overlap(concepts[first], concepts[second])
+            loss = loss + self.segregation_weight * self._of(owners, [i for i, _ in pairs]).sum(terms)
+        if self.retention_weight and masked:
+            targets = torch.cat([on_device(part, concepts.device) for part in masks])
+            terms = retention_terms(concepts[index_tensor(masked, concepts.device)], targets)
+            loss = loss + self.retention_weight * self._of(owners, masked).sum(terms)
         return loss
 
-    def plain_step_size(self, context: Context) -> float:
-        """The decayed step size inside the window, 0 outside or without concepts."""
-        return super().plain_step_size(context) if self._concepts(context) else 0.0
+    def _of(self, owners: Owners, concepts: Sequence[int]) -> Owners:
+        return Owners(tuple(owners.images[concept] for concept in concepts), owners.count)
 
     def _concepts(self, context: Context) -> dict[int, tuple[int, ...]]:
         """Tokens of every entity's noun that owns any, by the entity's number."""

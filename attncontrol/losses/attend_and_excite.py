@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from attncontrol.attention.maps import AttentionMaps, resoftmax, token_means
-from attncontrol.losses.base import Context, Evaluation, Refinement, option
-from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement
+from attncontrol.attention.maps import AttentionMaps, Owners, token_means
+from attncontrol.losses.base import Context, Evaluation, option
+from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement, TokenSoftmax
 from attncontrol.losses.registry import register
 
 
-def attend_and_excite_loss(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of the most neglected subject (A&E, section 6).
+def attend_and_excite_loss(maps: Tensor, owners: Owners) -> tuple[Tensor, Tensor]:
+    """Loss of every image's most neglected subject (docs/methods/attend_and_excite.md, section 5).
 
-    maps: [subjects, height, width], each subject's prepared map in 0..1. Returns the loss, a scalar in 0..1, and
-    the loss 1 - max of every subject [subjects]. Among equal subjects the first one gets the gradient; exactly
-    equal maxima inside one map share it; a loss of exactly 0 has none. Without subjects the loss is a constant 0.
+    Args:
+        maps: [subjects, height, width], the prepared map in 0..1 of every subject of every image.
+        owners: The image of each subject.
+
+    Returns:
+        The loss [images] in 0..1, 0 for an image without subjects, and that of every subject, 1 - max [subjects].
+        Among equal subjects the first one gets the gradient; exactly equal maxima inside one map share it; a loss of
+        exactly 0 has none.
     """
-    if not len(maps):
-        return maps.new_zeros(()), maps.new_zeros(0)
     losses = (1 - maps.flatten(1).amax(1)).relu()
-    return losses.gather(0, losses.argmax(0, keepdim=True))[0], losses
+    return owners.largest(losses), losses
 
 
 @register(
@@ -31,7 +35,7 @@ def attend_and_excite_loss(maps: Tensor) -> tuple[Tensor, Tensor]:
     paper="Chefer et al., SIGGRAPH 2023, arXiv 2301.13826",
 )
 @dataclass(frozen=True, kw_only=True)
-class AttendAndExcite(ThresholdRefinement, SmoothedMaps):
+class AttendAndExcite(ThresholdRefinement, TokenSoftmax, SmoothedMaps):
     """Attend-and-Excite (Chefer et al., SIGGRAPH 2023, arXiv 2301.13826).
 
     The default variant repairs the published code in three points: for text encoders of Stable Diffusion 2.x the
@@ -45,30 +49,20 @@ class AttendAndExcite(ThresholdRefinement, SmoothedMaps):
         at_least=0,
         at_most=10_000,
     )
-    normalize_eot: bool | None = option(
-        None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
-    )
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """The worst subject's loss; differentiable unless it is exactly 0."""
-        size = self.map_size([m.layer for m in maps.layers])
-        subjects = self.subject_maps(maps.mean_cross(size), context)
-        return Evaluation(attend_and_excite_loss(subjects)[0])
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
+        """The worst subject's loss; without gradient where it is exactly 0."""
+        subjects, owners = self.subject_maps(self.attention(maps), contexts)
+        return Evaluation(attend_and_excite_loss(subjects, owners)[0])
 
-    def subject_maps(self, attention: Tensor, context: Context) -> Tensor:
-        """Prepared maps [subjects, height, width] from mean attention [height, width, positions] (sections 4, 5)."""
-        probabilities = resoftmax(attention, self.softmax_spans(context, self.normalize_eot), self.softmax_scale)
-        return self.smoothed(token_means(probabilities, self._positions(context)))
+    def subject_maps(self, attention: Tensor, contexts: Sequence[Context]) -> tuple[Tensor, Owners]:
+        """Prepared maps [subjects, height, width] from mean attention [images, height, width, positions]."""
+        subjects = [(image, word) for image, now in enumerate(contexts) for word in self.focus(now)]
+        probabilities = self.token_softmax(attention, contexts, self.softmax_scale)
+        maps = self.smoothed(token_means(probabilities, subjects))
+        return maps, Owners(tuple(image for image, _ in subjects), len(contexts))
 
-    def _positions(self, context: Context) -> list[list[int]]:
-        words = [list(entity.noun.token_indices) for entity in context.prompt.entities]
-        return [word for word in words if word] if self.variant == "default" else [[i] for word in words for i in word]
-
-    def plain_step_size(self, context: Context) -> float:
-        """The decayed step size inside the window, 0 outside or without subjects (section 7)."""
-        return super().plain_step_size(context) if self._positions(context) else 0.0
-
-    def refine(self, context: Context) -> Refinement:
-        """Move until the loss meets the threshold of this iteration, if there are subjects (section 8)."""
-        if self._positions(context):
-            yield from super().refine(context)
+    def focus(self, context: Context) -> list[list[int]]:
+        """The token positions of every subject; in the reference variant each token is one."""
+        words = super().focus(context)
+        return words if self.variant == "default" else [[i] for word in words for i in word]

@@ -5,16 +5,26 @@ Phung, Ge, Huang, "Grounded Text-to-Image Synthesis with Attention Refocusing", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer
-from attncontrol.attention.maps import AttentionMaps, LayerMap, on_device, resoftmax, smooth, token_means
+from attncontrol.attention.maps import (
+    AttentionMaps,
+    LayerMap,
+    Owners,
+    index_tensor,
+    on_device,
+    resoftmax,
+    smooth,
+    token_means,
+)
 from attncontrol.layout import Region
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
@@ -24,8 +34,9 @@ Release = Literal["v1", "v2"]
 EARLY_STEPS = 15
 PUBLISHED_STEPS = 50
 PUBLISHED_SCALE = 4.0
-PLAIN_SCALE = 40.0  # the authors' advice without GLIGEN (section 8)
-# first step, first step after, stride, scale of the loss, most moves (section 7 and, for v1, section 9)
+TOKENS = 30  # of a gate
+PLAIN_SCALE = 40.0  # the authors' advice without GLIGEN (docs/methods/attention_refocusing.md, section 5)
+# first step, first step after, stride, scale of the loss, most moves (docs/methods/attention_refocusing.md, 5 and 6)
 SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
     "v2": ((0, 2, 1, 4, 2), (2, 5, 1, 4, 6), (5, 10, 1, 3, 3), (10, 20, 5, 3, 2), (20, 40, 5, 1, 2)),
     "v1": ((0, 10, 1, 3, 5), (10, 20, 1, 2, 5), (20, 30, 1, 1, 1)),
@@ -34,7 +45,7 @@ SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
 
 @dataclass(frozen=True)
 class CarTerms:
-    """Cross-attention refocusing: three scalars, each already divided by the number of objects, and two extremes."""
+    """Cross-attention refocusing of every image [images], each term already divided by its number of objects."""
 
     inside: Tensor
     outside: Tensor
@@ -48,41 +59,89 @@ class CarTerms:
         return self.inside + self.outside + self.background
 
 
-def car_terms(
-    maps: Tensor, owners: Tensor, boxes: Tensor, box_owners: Tensor, early: bool, release: Release = "v2"
-) -> CarTerms:
-    """Cross-attention refocusing (CAR; Attention Refocusing, section 4, and section 9 for release "v1").
+@dataclass(frozen=True)
+class PlacedObjects:
+    """Objects of all images with their maps and boxes: which image an object, which object a map or a box belongs to.
 
-    maps: prepared maps [maps, height, width] in 0..1, `owners` [maps] the object of each, 0 .. objects - 1; boxes:
-    bool [boxes, height, width], `box_owners` [boxes] likewise, every object with at least one. `early` says whether
-    a map that fills its boxes well enough still counts (the first 15 of 50 steps). The weights of section 4 come
-    from comparisons and carry no gradient. An empty box counts as filled and as free of others, as published.
+    Every object has at least one map and one box.
     """
-    objects = int(box_owners.max()) + 1
-    own = on_device(owners[:, None] == box_owners, maps.device)
-    masks = boxes[None] & own[..., None, None]
-    outside_own = maps * ~masks.any(1)
-    nowhere = maps * ~boxes.any(0)
-    empty = ~boxes.flatten(1).any(1)
-    inside = torch.where(empty, 1.0, _maximum(maps[:, None], boxes))
-    outside = torch.where(empty, 0.0, _maximum(outside_own[:, None], boxes))
+
+    images: Owners
+    maps: tuple[int, ...]
+    boxes: tuple[int, ...]
+
+    def of_images(self, objects: Sequence[int]) -> Owners:
+        """The images of these objects."""
+        return Owners(tuple(self.images.images[number] for number in objects), self.images.count)
+
+    def counts(self, like: Tensor) -> Tensor:
+        """How many objects every image has, at least 1: [images], in the dtype and on the device of `like`."""
+        counts = torch.tensor([float(max(self.images.images.count(i), 1)) for i in range(self.images.count)])
+        return on_device(counts.to(like.dtype), like.device)
+
+    def pairs(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Maps and boxes of one image in pairs: of the same object, and of different ones."""
+        image = self.images.images
+        near = [
+            (m, b)
+            for m, own in enumerate(self.maps)
+            for b, other in enumerate(self.boxes)
+            if image[own] == image[other]
+        ]
+        own = [(m, b) for m, b in near if self.maps[m] == self.boxes[b]]
+        return own, [(m, b) for m, b in near if self.maps[m] != self.boxes[b]]
+
+
+def car_terms(maps: Tensor, boxes: Tensor, objects: PlacedObjects, early: bool, release: Release = "v2") -> CarTerms:
+    """Cross-attention refocusing, CAR (docs/methods/attention_refocusing.md, section 2, and section 6 for "v1").
+
+    The weights come from comparisons and carry no gradient. An empty box counts as filled and as free of others, as
+    published.
+
+    Args:
+        maps: Prepared maps [maps, height, width] in 0..1.
+        boxes: bool [boxes, height, width], on the CPU.
+        objects: Whose they are.
+        early: Whether a map that fills its boxes well enough still counts (the first 15 of 50 steps).
+        release: Of the published code.
+    """
+    own, other = objects.pairs()
+    cells = boxes.numpy()
+    own_cells = np.stack([_any(cells, objects.boxes, number) for number in objects.maps])
+    image_of_box = objects.of_images(objects.boxes).images
+    all_cells = np.stack([_any(cells, image_of_box, image) for image in objects.of_images(objects.maps).images])
+    outside_own, nowhere = (maps * on_device(torch.from_numpy(~x), maps.device) for x in (own_cells, all_cells))
+    inside = _maxima(maps, boxes, own, empty=1.0)
+    outside = _maxima(outside_own, boxes, other, empty=0.0)
     if release == "v1":
-        inside_weights = outside_weights = torch.ones_like(inside)
+        inside_weights, outside_weights = torch.ones_like(inside), torch.ones_like(outside)
     else:
         inside_weights = _weights(early, ((inside < 0.1, 6.0), (inside < 0.2, 1.0)), inside)
         outside_weights = _weights(early, ((outside > 0.15, 4.0), (outside > 0.1, 1.0)), outside)
+    of_own, of_other = (objects.of_images([objects.maps[m] for m, _ in pairs]) for pairs in (own, other))
+    counts = torch.tensor([objects.images.images.count(image) for image in range(objects.images.count)])
+    counts = on_device(counts.clamp(min=1).to(maps.dtype), maps.device)
+    halves = on_device(torch.tensor([objects.boxes.count(n) / 2 for n in objects.maps]).to(maps.dtype), maps.device)
     return CarTerms(
-        inside=torch.where(own, inside_weights * (1 - inside), 0).sum() / objects,
-        outside=torch.where(own, 0, outside_weights * outside).sum() / objects,
-        background=(own.sum(1) / 2 * nowhere.amax((-2, -1))).sum() / objects,
-        min_inside=torch.where(own, inside.detach(), torch.inf).min(),
-        max_outside=torch.where(own, 0.0, outside.detach()).max(),
+        inside=of_own.sum(inside_weights * (1 - inside)) / counts,
+        outside=of_other.sum(outside_weights * outside) / counts,
+        background=objects.of_images(objects.maps).sum(halves * nowhere.amax((-2, -1))) / counts,
+        min_inside=-of_own.largest(-inside.detach(), none=-torch.inf),
+        max_outside=of_other.largest(outside.detach()),
     )
 
 
-def _maximum(maps: Tensor, boxes: Tensor) -> Tensor:
-    """The maximum of every map [n, 1, height, width] in every box [m, height, width]: [n, m], -inf if empty."""
-    return maps.masked_fill(~boxes, -torch.inf).amax((-2, -1))
+def _any(cells: np.ndarray, owners: Sequence[int], owner: int) -> np.ndarray:
+    """The cells [boxes, height, width] of all boxes of one owner together: [height, width]."""
+    return cells[[box for box, own in enumerate(owners) if own == owner]].any(0)
+
+
+def _maxima(maps: Tensor, boxes: Tensor, pairs: Sequence[tuple[int, int]], empty: float) -> Tensor:
+    """The maximum of the map in the box of every pair, `empty` where a box is: [pairs]."""
+    first, second = index_tensor(pairs, maps.device).reshape(-1, 2).T
+    cells = on_device(boxes, maps.device)[second]
+    maxima = maps[first].masked_fill(~cells, -torch.inf).amax((-2, -1))
+    return torch.where(cells.any(-1).any(-1), maxima, empty)
 
 
 def _weights(early: bool, cases: Sequence[tuple[Tensor, float]], like: Tensor) -> Tensor:
@@ -93,40 +152,67 @@ def _weights(early: bool, cases: Sequence[tuple[Tensor, float]], like: Tensor) -
     return weights.detach()
 
 
-def sar_loss(attention: Tensor, boxes: Tensor, objects: int) -> Tensor:
-    """Self-attention refocusing of one layer (SAR; Attention Refocusing, section 5).
+def sar_terms(attention: Tensor, boxes: Tensor) -> Tensor:
+    """Self-attention refocusing of one layer, SAR (docs/methods/attention_refocusing.md, section 3).
 
-    attention: probabilities [heads, pixels, pixels], rows are queries; boxes: bool [boxes, pixels]. For each box the
-    attention its pixels pay to pixels outside, a mean over pixels and heads; the sum over boxes divided by
-    `objects`, in 0 .. boxes / objects. An empty box gives NaN, as published, and the others their gradient.
+    Args:
+        attention: Probabilities [images, heads, pixels, pixels], rows are queries.
+        boxes: bool [images, boxes, pixels].
+
+    Returns:
+        The attention that each box's pixels pay to pixels outside, a mean over pixels and heads, in 0..1:
+        [images, boxes]. An empty box gives NaN, as published, and the others their gradient.
     """
-    leak = _box_queries(attention, boxes) * ~boxes
-    return leak.sum(-1).mean(0).sum() / objects
-
-
-def grounding_loss(tokens: Tensor, own: Tensor, objects: int) -> Tensor:
-    """Gated self-attention of GLIGEN, averaged over layers (Attention Refocusing, section 6).
-
-    tokens: attention of the boxes' pixels to grounding tokens, `token_attention`, [heads, boxes, tokens]; own: bool
-    [boxes, tokens], the tokens that are a box's own. The strongest attention a box pays to another token, a mean over
-    heads; the sum over boxes divided by `objects`.
-    """
-    return (tokens * ~own).amax(-1).mean(0).sum() / objects
+    leak = _box_queries(attention, boxes[:, None]) * ~boxes[:, None]
+    return leak.sum(-1).mean(1)
 
 
 def token_attention(attention: Tensor, boxes: Tensor) -> Tensor:
-    """Mean attention of each box's pixels to the grounding tokens: [heads, boxes, tokens].
+    """Mean attention of each box's pixels to the grounding tokens.
 
-    attention: [heads, pixels + tokens, same], of a gate; boxes: bool [boxes, pixels].
+    Args:
+        attention: Probabilities [images, heads, pixels + tokens, same], of a gate.
+        boxes: bool [images, boxes, pixels].
+
+    Returns:
+        [images, boxes, heads, tokens].
     """
-    pixels = boxes.shape[1]
-    return _box_queries(attention[:, :pixels, pixels:], boxes)
+    pixels = boxes.shape[-1]
+    return _box_queries(attention[..., :pixels, pixels:], boxes[:, None]).transpose(1, 2)
+
+
+def grounding_terms(tokens: Tensor, own: Tensor) -> Tensor:
+    """The grounding term of GLIGEN's gates (docs/methods/attention_refocusing.md, section 4).
+
+    Args:
+        tokens: `token_attention` of boxes, averaged over layers, [boxes, heads, tokens].
+        own: bool [boxes, tokens], the tokens that do not count against a box.
+
+    Returns:
+        The strongest attention each box pays to another token, a mean over heads: [boxes].
+    """
+    return (tokens * ~own[:, None]).amax(-1).mean(1)
+
+
+def _of_boxes(layer: LayerMap, boxes: Tensor, owners: Owners, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """function(attention of some images, their boxes [images, boxes, pixels]), for every box: [boxes, ...].
+
+    `boxes` are those of all images, bool [boxes, height, width] on the CPU.
+    """
+    cells = owners.padded(boxes.flatten(1))[:, : owners.count].transpose(0, 1)
+    slots = [owners.images[:box].count(image) for box, image in enumerate(owners.images)]
+    terms = layer.reduce(lambda attention, images: function(attention, on_device(cells, attention.device)[images]))
+    index = index_tensor(list(zip(owners.images, slots, strict=True)), terms.device)
+    return terms[index[:, 0], index[:, 1]]
 
 
 def _box_queries(attention: Tensor, boxes: Tensor) -> Tensor:
-    """Mean attention of a box's queries: [heads, pixels, keys] -> [heads, boxes, keys]; NaN, no gradient, if empty."""
+    """Mean attention of a box's queries: [..., pixels, keys], bool [..., boxes, pixels] -> [..., boxes, keys].
+
+    NaN and no gradient where a box is empty.
+    """
     weights = boxes.to(attention)
-    cells = weights.sum(1, keepdim=True)
+    cells = weights.sum(-1, keepdim=True)
     return torch.where(cells == 0, torch.nan, weights @ attention / cells.clamp(min=1))
 
 
@@ -204,52 +290,67 @@ class AttentionRefocusing(LayoutMethod):
             )
         return chosen
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
         """car * CAR + sar * SAR + ground * the grounding term, not negative.
 
         The refinement rule reads the weakest maximum of a word in its box.
         """
-        size = self.map_size([m.layer for m in maps.layers])
-        attention = maps.mean_cross(size)
-        objects = self._objects(context)
-        words = resoftmax(attention, self.softmax_spans(context, None))
-        pieces = [(positions, o) for o, (groups, _) in enumerate(objects) for positions in groups]
-        prepared = smooth(token_means(words, [positions for positions, _ in pieces]))
-        boxes = on_device(torch.cat([self.cells(regions, size) for _, regions in objects]), prepared.device)
-        queries = boxes.flatten(1)
-        owners = torch.tensor([o for _, o in pieces])
-        box_owners = torch.tensor([o for o, (_, own) in enumerate(objects) for _ in own])
-        early = self._published_step(context) < EARLY_STEPS
-        terms = car_terms(prepared, owners, boxes, box_owners, early, self.release)
+        attention = self.attention(maps)
+        size = tuple(attention.shape[1:3])
+        placed = [(image, *own) for image, now in enumerate(contexts) for own in self._objects(now)]
+        words = resoftmax(attention, [self.softmax_spans(now, None) for now in contexts])
+        prepared = smooth(token_means(words, [(image, word) for image, groups, _ in placed for word in groups]))
+        boxes = self.cells([region for *_, regions in placed for region in regions], size)
+        objects = PlacedObjects(
+            Owners(tuple(image for image, *_ in placed), len(contexts)),
+            maps=tuple(number for number, (_, groups, _) in enumerate(placed) for _ in groups),
+            boxes=tuple(number for number, (*_, regions) in enumerate(placed) for _ in regions),
+        )
+        early = self._published_step(contexts[0]) < EARLY_STEPS
+        terms = car_terms(prepared, boxes, objects, early, self.release)
         loss = self.car * terms.total
         if self.sar:
-            leaks = [m.reduce(lambda p: sar_loss(p, queries, len(objects))) for m in maps.self_attention(size)]
-            loss = loss + self.sar * torch.stack(leaks).mean()
-        if early and self._ground and maps.grounding(size):
-            loss = loss + self._ground * self._grounding_term(maps.grounding(size), queries, context, len(objects))
+            loss = loss + self.sar * self._leak(maps.self_attention(size), boxes, objects)
+        if early and self._ground and (gates := maps.grounding(size)):
+            own = [tokens for now in contexts for tokens in self._own_tokens(now)]
+            loss = loss + self._ground * self._grounding(gates, boxes, objects, own)
         return Evaluation(loss, monitor=terms.min_inside)
 
-    def _grounding_term(self, maps: Sequence[LayerMap], boxes: Tensor, context: Context, objects: int) -> Tensor:
-        """`grounding_loss`; as published the up layers count twice, and an object's number is its token's."""
-        is_published = self.variant == "reference"
-        weights = [2 if is_published and m.layer.place == "up" else 1 for m in maps]
-        layers = [w * m.reduce(lambda p: token_attention(p, boxes)) for w, m in zip(weights, maps, strict=True)]
-        tokens = torch.stack(layers).sum(0) / sum(weights)
-        if is_published:
-            own = [range(o, o + 1) for o, (_, regions) in enumerate(self._objects(context)) for _ in regions]
-        else:
-            own = self._tokens_of_boxes(context)
-            tokens = tokens[..., : sum(map(len, context.layout.regions))]
-        is_own = torch.tensor([[column in columns for column in range(tokens.shape[-1])] for columns in own])
-        return grounding_loss(tokens, on_device(is_own, tokens.device), objects)
+    def _leak(self, layers: Sequence[LayerMap], boxes: Tensor, objects: PlacedObjects) -> Tensor:
+        """SAR of every image, a mean over layers: the sum over its boxes [boxes, height, width] by its objects."""
+        owners = objects.of_images(objects.boxes)
+        losses = None
+        for layer in layers:
+            loss = owners.sum(_of_boxes(layer, boxes, owners, sar_terms))
+            losses = loss if losses is None else losses + loss
+        return losses / len(layers) / objects.counts(losses)
 
-    def _tokens_of_boxes(self, context: Context) -> list[range]:
-        """The grounding tokens of each box's entity, word by word as in `_objects`."""
+    def _grounding(
+        self, layers: Sequence[LayerMap], boxes: Tensor, objects: PlacedObjects, own: Sequence[Collection[int]]
+    ) -> Tensor:
+        """The grounding term of every image, of the layers' mean: the sum over its boxes by its objects.
+
+        `own` are the tokens that do not count against each box. As published the up layers count twice.
+        """
+        owners = objects.of_images(objects.boxes)
+        weights = [2 if self.variant == "reference" and layer.layer.place == "up" else 1 for layer in layers]
+        found = [_of_boxes(layer, boxes, owners, token_attention) for layer in layers]
+        tokens = sum(w * t for w, t in zip(weights, found, strict=True)) / sum(weights)
+        is_own = torch.tensor([[column in columns for column in range(tokens.shape[-1])] for columns in own])
+        return owners.sum(grounding_terms(tokens, on_device(is_own, tokens.device))) / objects.counts(tokens)
+
+    def _own_tokens(self, context: Context) -> list[Collection[int]]:
+        """The tokens that do not count against each box of an image, in the order of `_objects`.
+
+        Those of all boxes of its entity, and null tokens. As published it is one, which has the object's number.
+        """
+        if self.variant == "reference":
+            return [{o} for o, (_, regions) in enumerate(self._objects(context)) for _ in regions]
         regions = context.layout.regions
-        ends = accumulate(map(len, regions))
+        used = sum(map(len, regions))
         tokens = {
-            entity: range(end - len(own), end)
-            for entity, own, end in zip(context.prompt.entities, regions, ends, strict=True)
+            entity: {*range(end - len(own), end), *range(used, TOKENS)}
+            for entity, own, end in zip(context.prompt.entities, regions, accumulate(map(len, regions)), strict=True)
         }
         return [
             tokens[entity]
@@ -281,7 +382,7 @@ class AttentionRefocusing(LayoutMethod):
         return 0.0
 
     def refine(self, context: Context) -> Refinement:
-        """Move as often as the table allows, until every word fills its boxes or the loss is small (section 7).
+        """Move as often as the table allows, until every word fills its boxes or the loss is small.
 
         The values that are tested belong to the latents before their move.
         """
@@ -299,7 +400,7 @@ class AttentionRefocusing(LayoutMethod):
                 return
 
     def _table_row(self, context: Context) -> tuple[float, int]:
-        """Published scale of the loss and most moves in this step, 0 moves if it does not guide (sections 7, 9).
+        """Published scale of the loss and most moves in this step, 0 moves if it does not guide.
 
         Where the published code guides every fifth step, the first iteration at or after each of these does.
         """

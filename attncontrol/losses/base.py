@@ -40,7 +40,8 @@ class Context:
     `refinements` counts the moves already made in this step, `carry` is what the method's last evaluation of the
     previous guided step left, `last_loss` the loss of its last evaluation (None at first, both), `drop_padding`
     whether the text encoder's end-of-text and padding positions are better left out of a softmax over tokens (2.x
-    text encoders; A&E, section 10), `text` the positions of every text encoder without its start and its last one.
+    text encoders; docs/methods/attend_and_excite.md, section 8), `text` the positions of every text encoder without
+    its start and its last one.
     """
 
     prompt: PromptStructure
@@ -56,21 +57,24 @@ class Context:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A loss at one point. Nothing in it is looked at on the way: that would make the program wait for the device.
+    """What a method says of every image of a batch. Its numbers stay tensors: reading one waits for the device.
 
-    `loss` is a float32 scalar to descend; `objective` replaces it during refinement where a method descends
-    something else there; `monitor` is a scalar the refinement rule reads; `carry` is handed to the next step.
+    Args:
+        loss: float32 [images], each image's to descend.
+        objective: [images], in place of the loss during refinement where a method descends something else there.
+        monitor: [images], what the refinement rule reads; None for the loss.
+        carries: What is handed to each image's next step.
     """
 
     loss: Tensor
     objective: Tensor | None = None
     monitor: Tensor | None = None
-    carry: Any = None
+    carries: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an evaluation says, as numbers; `monitor` is the loss where there is none."""
+    """What an evaluation says of one image, as numbers; `monitor` is the loss where there is none."""
 
     loss: float
     monitor: float
@@ -81,17 +85,17 @@ Refinement = Generator[float, Reading, None]
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """Base of all methods. Subclasses add their hyperparameters and implement `evaluate`.
+    """Base of all methods. Subclasses add their hyperparameters and implement `evaluate` and perhaps `focus`.
 
     A method's loss can be had without a pipeline, from maps and token positions alone:
 
-        attention = torch.rand(16, 16, 77).softmax(-1).requires_grad_()  # [height, width, text positions]
+        attention = torch.rand(1, 1, 256, 77).softmax(-1).requires_grad_()  # [images, heads, pixels, text positions]
         red_cat = Entity(Word("cat", token_indices=(3,)), (Word("red", token_indices=(2,)),))
         blue_frog = Entity(Word("frog", token_indices=(7,)), (Word("blue", token_indices=(6,)),))
         prompt = PromptStructure(None, (red_cat, blue_frog), "subjects", encoders=(tuple(range(1, 8)),))
         layer = Layer("up_blocks.1.attn2", "up", is_cross=True, size=(16, 16))
-        maps = AttentionMaps((LayerMap(layer, attention.reshape(1, 256, 77)),))
-        SynGen(variant="reference").evaluate(maps, Context(prompt, index=0, count=50)).loss.backward()
+        maps = AttentionMaps((LayerMap(layer, attention),))
+        SynGen(variant="reference").evaluate(maps, [Context(prompt, index=0, count=50)]).loss.sum().backward()
 
     `Entity`, `Word` and `PromptStructure` are in `attncontrol.prompt`, `Layer` in `attncontrol.attention.layers`,
     `LayerMap` and `AttentionMaps` in `attncontrol.attention.maps`, the others in `attncontrol.losses`. The pure
@@ -152,8 +156,17 @@ class Method(ABC):
             raise ValueError(f"{self.name}: {setting.name} must be finite and {text}, not {_short(value)}")
 
     @abstractmethod
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """The loss of one image at its current latents."""
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
+        """The loss of every image of a batch at its current latents; no image's may depend on another image.
+
+        Args:
+            maps: What the layers of `select_layers` attend to.
+            contexts: What is known of each image.
+        """
+
+    def attention(self, maps: AttentionMaps) -> Tensor:
+        """The mean cross-attention of the layers this method works on: [images, height, width, text positions]."""
+        return maps.mean_cross(self.map_size([m.layer for m in maps.layers]))
 
     def check(self, context: Context) -> None:
         """Raise ValueError if this prompt, its subjects or its layout cannot be used; called before sampling."""
@@ -167,7 +180,10 @@ class Method(ABC):
         return
 
     def focus(self, context: Context) -> list[list[int]]:
-        """The token positions the loss works on, one group per thing, for people to read; here every noun's."""
+        """The token positions the loss works on, one group per thing; here every noun's.
+
+        An image without any is not guided by the method.
+        """
         words = (entity.noun.token_indices for entity in context.prompt.entities)
         return [list(word) for word in words if word]
 
@@ -197,7 +213,7 @@ class Method(ABC):
         return first <= context.index < last
 
     def softmax_spans(self, context: Context, normalize_eot: bool | None) -> list[slice]:
-        """The positions of every text encoder that a softmax over tokens runs over (A&E, section 4).
+        """The positions of every text encoder that a softmax over tokens runs over.
 
         The words of the prompt alone with `normalize_eot`, else all that lies between the encoder's first and last
         position. None decides by the text encoder in the default variant, and means False in the reference variant.

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from attncontrol.attention.maps import smooth
+from attncontrol.attention.maps import resoftmax, smooth
 from attncontrol.losses.base import Context, Method, Refinement, at_iteration, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSoftmax(Method):
+    """A method that compares the tokens at every pixel by a softmax over them."""
+
+    normalize_eot: bool | None = option(
+        None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
+    )
+
+    def token_softmax(self, attention: Tensor, contexts: Sequence[Context], scale: float = 100.0) -> Tensor:
+        """`resoftmax` of mean attention [images, height, width, positions] over each image's own positions."""
+        return resoftmax(attention, [self.softmax_spans(now, self.normalize_eot) for now in contexts], scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +56,10 @@ class DecayingStep(Method):
     )
 
     def decayed_step_size(self, context: Context) -> float:
-        """The base step times the root of a line between the two numbers over all iterations (A&E, section 7)."""
+        """The base step times the root of a line between the two numbers over all iterations.
+
+        See docs/methods/attend_and_excite.md, section 6.
+        """
         first, last = self.scale_range
         fraction = context.index / max(context.count - 1, 1)
         return self.base_step * math.sqrt(first + (last - first) * fraction)
@@ -65,9 +82,10 @@ class ThresholdRefinement(DecayingStep):
     max_refinement_steps: int = option(20, "most refinement moves in one sampling step", at_least=0, at_most=100)
 
     def refine(self, context: Context) -> Refinement:
-        """Move until the monitor meets 1 - the threshold of this iteration (A&E, section 8).
+        """Move until the monitor meets 1 - the threshold of this iteration.
 
-        The value that is tested belongs to the latents before its move, so one move follows after success.
+        See docs/methods/attend_and_excite.md, section 7. The value that is tested belongs to the latents before its
+        move, so one move follows after success.
         """
         schedule = {at_iteration(key, context.count): value for key, value in self.thresholds.items()}
         threshold = schedule.get(context.index)

@@ -5,66 +5,79 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device, resoftmax
+from attncontrol.attention.maps import AttentionMaps, Owners, index_tensor, on_device, resoftmax
 from attncontrol.losses.base import Context, Evaluation, Refinement, at_iteration, option
 from attncontrol.losses.common import DecayingStep, SmoothedMaps
 from attncontrol.losses.registry import register
 
 
-def nt_xent_terms(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
-    """NT-Xent of every ordered positive pair (CONFORM, section 4): [pairs], 0 or more, anchors in row order.
-
-    embeddings: [rows, pixels], labels: [rows]; rows of equal label are positives. The denominator of a pair holds
-    that pair and the anchor's negatives. Empty if there is no negative pair.
-    """
-    same = labels[:, None] == labels
-    if same.all():
-        return embeddings.new_zeros(0)
-    logits = cosine_similarity(embeddings) / temperature
-    negatives = logits.masked_fill(on_device(same, logits.device), -torch.inf).logsumexp(1, keepdim=True)
-    probability = (logits - negatives).sigmoid()
-    return -(probability + torch.finfo(logits.dtype).tiny).log()[_pairs(labels, logits.device)[0]]
-
-
 def nt_xent_loss(embeddings: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
-    """Mean of `nt_xent_terms`, a constant 0 without positive or negative pairs."""
-    terms = nt_xent_terms(embeddings, labels, temperature)
-    return terms.mean() if len(terms) else embeddings.new_zeros(())
+    """Mean NT-Xent of every image's ordered positive pairs (docs/methods/conform.md, section 3).
+
+    The denominator of a pair holds that pair and the anchor's negatives.
+
+    Args:
+        embeddings: [images, rows, pixels].
+        labels: int64 [images, rows]; rows of equal label are positives, of another negatives, below 0 none.
+        temperature: Divides the similarities.
+
+    Returns:
+        [images], 0 or more; 0 without a positive or a negative pair.
+    """
+    positive, negative = pairs(labels)
+    logits = cosine_similarity(embeddings) / temperature
+    # a row without negatives belongs to an image that has none at all, or to none
+    logits = torch.where(negative.any(-1, keepdim=True), logits, 0)
+    repelling = logits.masked_fill(~negative & negative.any(-1, keepdim=True), -torch.inf).logsumexp(-1, keepdim=True)
+    probability = (logits - repelling).sigmoid()
+    counted = positive & negative.any((1, 2))[:, None, None]
+    terms = torch.where(counted, -(probability + torch.finfo(logits.dtype).tiny).log(), 0)
+    return pair_sum(terms) / counted.sum((1, 2)).clamp(min=1)
 
 
 def contrastive_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Mean of 1 - similarity over positive pairs plus mean of similarity over negative ones (CONFORM, section 4).
+    """Mean of 1 - similarity over an image's positive pairs plus mean of similarity over its negative ones: [images].
 
-    Each mean is over its strictly positive values, 0 if there are none. Shapes as in `nt_xent_terms`.
+    Each mean is over its strictly positive values, 0 if there are none (docs/methods/conform.md, section 3). Shapes
+    as in `nt_xent_loss`.
     """
     similarity = cosine_similarity(embeddings)
-    positive, negative = _pairs(labels, similarity.device)
-    parts = ((1 - similarity[positive]).relu(), similarity[negative].relu())
-    return sum((part.sum() / (part > 0).sum().clamp(min=1) for part in parts), embeddings.new_zeros(()))
+    positive, negative = pairs(labels)
+    parts = (torch.where(positive, 1 - similarity, 0).relu(), torch.where(negative, similarity, 0).relu())
+    return sum((pair_sum(part) / (part > 0).sum((1, 2)).clamp(min=1) for part in parts), embeddings.new_zeros(()))
 
 
 def cosine_similarity(embeddings: Tensor) -> Tensor:
-    """Similarity of every row to every other one: [rows, pixels] -> [rows, rows]."""
-    unit = F.normalize(embeddings, eps=1e-12)
-    return unit @ unit.T
+    """Similarity of every row of an image to every other one: [images, rows, pixels] -> [images, rows, rows]."""
+    unit = F.normalize(embeddings, dim=-1, eps=1e-12)
+    return (unit[:, :, None] * unit[:, None]).sum(-1)  # no matrix product: its sums depend on the size of the batch
+
+
+def pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which ordered pairs of an image's rows are positive and which negative: bool [images, rows, rows] each."""
+    is_row = labels >= 0
+    both = is_row[:, :, None] & is_row[:, None]
+    same = labels[:, :, None] == labels[:, None]
+    itself = torch.eye(labels.shape[1], dtype=torch.bool, device=labels.device)
+    return both & same & ~itself, both & ~same
+
+
+def pair_sum(terms: Tensor) -> Tensor:
+    """The sum of an image's pairs [images, rows, rows] in their order, whatever rows are added behind: [images]."""
+    columns = torch.cat([terms, torch.zeros_like(terms[:1])]).movedim(0, -1).contiguous()  # see `Owners.padded`
+    return columns.sum(1).sum(0)[: len(terms)]
 
 
 def group_labels(groups: Sequence[Sequence[int]]) -> dict[int, int]:
-    """Each token's group, tokens in order of first appearance; of several groups the last counts (section 3)."""
+    """Each token's group, tokens in order of first appearance; of several groups the last counts."""
     return {token: number for number, group in enumerate(groups) for token in group}
-
-
-def _pairs(labels: Tensor, device: torch.device) -> list[tuple[Tensor, ...]]:
-    """Rows and columns of the positive pairs and of the negative ones, as indices on a device."""
-    same = labels[:, None] == labels
-    chosen = (same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same)
-    return [tuple(on_device(axis, device) for axis in pairs.nonzero(as_tuple=True)) for pairs in chosen]
 
 
 @register(
@@ -103,11 +116,30 @@ class Conform(DecayingStep, SmoothedMaps):
     softmax_normalize: bool = option(False, "softmax over tokens before the maps are compared")
     softmax_normalize_attention_maps: bool = option(False, "softmax over the pixels of each map")
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """The contrastive loss; a constant 0 without positive or negative pairs."""
-        attention = maps.mean_cross(self.map_size([m.layer for m in maps.layers]))
-        kept = attention.detach() if self._is_anchor(context) else context.carry
-        return Evaluation(self.attention_loss(attention, context), carry=kept if self.previous_maps else None)
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
+        """The contrastive loss; 0 for an image without positive or negative pairs."""
+        attention = self.attention(maps)
+        losses = {"ntxent": partial(nt_xent_loss, temperature=self.temperature), "contrastive": contrastive_loss}
+        embeddings, labels = self.embeddings(attention, contexts)
+        chosen = [self._loss_of(now) for now in contexts]
+        parts = {name: losses[name](embeddings, labels) for name in set(chosen)}
+        loss = parts[chosen[0]]
+        if len(parts) > 1:
+            is_ntxent = on_device(torch.tensor([name == "ntxent" for name in chosen]), loss.device)
+            loss = torch.where(is_ntxent, parts["ntxent"], parts["contrastive"])
+        return Evaluation(loss, carries=self._kept(attention, contexts))
+
+    def _loss_of(self, context: Context) -> str:
+        if self.loss != "ntxent_contrastive":
+            return self.loss
+        return "contrastive" if [len(group) for group in self.groups(context)][:1] == [1] else "ntxent"
+
+    def _kept(self, attention: Tensor, contexts: Sequence[Context]) -> list[Tensor | None] | None:
+        """The mean attention [height, width, positions] that each image's next step compares with."""
+        if not self.previous_maps:
+            return None
+        present = attention.detach().unbind()
+        return [own if self._is_anchor(now) else now.carry for own, now in zip(present, contexts, strict=True)]
 
     def groups(self, context: Context) -> list[list[int]]:
         """Token positions of every entity, modifiers first; entities without any are left out."""
@@ -120,48 +152,52 @@ class Conform(DecayingStep, SmoothedMaps):
         """The groups."""
         return self.groups(context)
 
-    def attention_loss(self, attention: Tensor, context: Context) -> Tensor:
-        """The loss of mean attention [height, width, positions], with `context.carry` as the previous maps."""
-        groups = self.groups(context)
-        if not groups:
-            return attention.new_zeros(())
-        embeddings, labels = self.embeddings(attention, context)
-        if self.loss == "contrastive" or (self.loss == "ntxent_contrastive" and len(groups[0]) == 1):
-            return contrastive_loss(embeddings, labels)
-        return nt_xent_loss(embeddings, labels, self.temperature)
+    def embeddings(self, attention: Tensor, contexts: Sequence[Context]) -> tuple[Tensor, Tensor]:
+        """Rows [images, rows, pixels] and labels [images, rows]: each token's current, then its previous map.
 
-    def embeddings(self, attention: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Rows [rows, pixels] and labels [rows]: each token's current, then its previous map (section 3)."""
-        owners = group_labels(self.groups(context))
-        rows = self.token_maps(attention, list(owners), context.text)[:, None]
-        if context.carry is not None:
-            scale = self._previous_scale(context)
-            previous = self.token_maps(context.carry, list(owners), context.text, scale)[:, None]
-            rows = torch.cat([rows, previous], 1)
-        labels = torch.tensor(list(owners.values()))  # stays on the CPU, where pairs can be counted
-        return rows.flatten(0, 1), labels.repeat_interleave(rows.shape[1])
+        Rows that an image does not have are filled up, with labels of -1 (docs/methods/conform.md, section 2).
+        """
+        tokens = [
+            (image, token, label)
+            for image, now in enumerate(contexts)
+            for token, label in group_labels(self.groups(now)).items()
+        ]
+        kinds = [self.token_maps(attention, [token[:2] for token in tokens], contexts)]
+        if any(now.carry is not None for now in contexts):
+            present = attention.detach().unbind()
+            earlier = [own if now.carry is None else now.carry for own, now in zip(present, contexts, strict=True)]
+            scales = attention.new_tensor([self._previous_scale(now) for now in contexts])[:, None, None, None]
+            kinds.append(self.token_maps(torch.stack(earlier), [token[:2] for token in tokens], contexts, scales))
+        rows = torch.stack(kinds, 1).flatten(0, 1)
+        owners = Owners(tuple(image for image, *_ in tokens for _ in kinds), len(contexts))
+        labels = [
+            label if kind == 0 or contexts[image].carry is not None else -1
+            for image, _, label in tokens
+            for kind in range(len(kinds))
+        ]
+        images = slice(0, len(contexts))
+        numbers = owners.padded(torch.tensor(labels), -1)[:, images].T
+        return owners.padded(rows)[:, images].transpose(0, 1), on_device(numbers, rows.device)
 
     def token_maps(
-        self, attention: Tensor, tokens: Sequence[int], text: Sequence[slice] = (slice(1, -1),), scale: float = 100.0
+        self,
+        attention: Tensor,
+        tokens: Sequence[tuple[int, int]],
+        contexts: Sequence[Context],
+        scale: float | Tensor = 100.0,
     ) -> Tensor:
-        """Flattened maps [tokens, pixels] from mean attention [height, width, positions] (section 2)."""
+        """Flattened maps [tokens, pixels], of an image and a position each (docs/methods/conform.md, section 1)."""
         if self.softmax_normalize:
-            attention = resoftmax(attention, text, scale)
-        maps = attention[..., index_tensor(tokens, attention.device)].movedim(-1, 0)
-        vectors = self.smoothed(maps).flatten(1)
+            attention = resoftmax(attention, [now.text for now in contexts], scale)
+        images, positions = index_tensor(tokens, attention.device).reshape(-1, 2).T
+        vectors = self.smoothed(attention[images, :, :, positions]).flatten(1)
         return torch.softmax(100 * vectors, dim=1) if self.softmax_normalize_attention_maps else vectors
 
-    def plain_step_size(self, context: Context) -> float:
-        """The decayed step size inside the window, 0 outside or without groups (section 5)."""
-        return super().plain_step_size(context) if self.groups(context) else 0.0
-
     def refine(self, context: Context) -> Refinement:
-        """A fixed number of moves at the refining steps, inside the window or not, without a threshold (section 5).
+        """A fixed number of moves at the refining steps, inside the window or not, without a threshold.
 
         Outside the window a step whose maps a later step compares with is looked at without a move.
         """
-        if not self.groups(context):
-            return
         if self._refines(context):
             for _ in range(self.refinement_steps):
                 yield self.decayed_step_size(context)
@@ -185,7 +221,7 @@ class Conform(DecayingStep, SmoothedMaps):
         """Factor on the previous maps before their softmax over tokens.
 
         The published code multiplies the kept maps by 100 in place at each of its evaluations: one per step, two
-        more than there are moves in a refining step (section 8, Q1).
+        more than there are moves in a refining step (docs/methods/conform.md, section 5).
         """
         if self.variant == "default":
             return 100.0

@@ -6,60 +6,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from attncontrol.attention.maps import AttentionMaps, index_tensor, resoftmax, smooth
-from attncontrol.losses.base import Context, Evaluation, Method, option
+from attncontrol.attention.maps import AttentionMaps, Owners, smooth, token_means
+from attncontrol.losses.base import Context, Evaluation, option
+from attncontrol.losses.common import TokenSoftmax
 from attncontrol.losses.registry import register
-from attncontrol.losses.words import Group, distributions, prompt_words, tokens_outside, word_distances, word_groups
+from attncontrol.losses.words import Group, Pair, pair_loss, prompt_words, repulsion, word_groups
 
 
-def binding_terms(maps: Tensor, group: Group, words: Sequence[int], distance: str = "cosine") -> tuple[Tensor, Tensor]:
-    """Attraction of every attribute and repulsion of the object of one group (EBAMA, section 4).
+def ebama_pairs(group: Group, words: Sequence[int], distance: str = "cosine") -> list[Pair]:
+    """The pairs of words that one group attracts and repels (docs/methods/ebama.md, section 2).
 
-    maps: distributions [tokens, pixels]; group: attributes, then the object, each as token positions. Returns the
-    attributes' distances to the object [attributes], under cosine summed over an attribute's pieces and else their
-    maximum, and the object's mean distance to the prompt's tokens outside the group, a scalar.
+    Args:
+        group: Attributes, then the object, each as token positions; empty where an attribute owns none.
+        words: The positions of the prompt's words.
+        distance: Under "cosine" the distances of an attribute's pieces add up, else the largest counts.
+
+    Returns:
+        d(m, o) of every attribute m of the object o, and the object's mean distance to the other words, repelling
+        once per attribute, once without any, and not at all if no attribute owns a token.
     """
     *attributes, target = group
-    outside = tokens_outside(group, words)
-    repulsion = maps.new_zeros(())
-    if outside:
-        repulsion = word_distances(maps, [target], outside, distance).mean()
-    if not attributes:
-        return maps.new_zeros(0), repulsion
-    if distance != "cosine":
-        return word_distances(maps, attributes, [target], distance)[:, 0], repulsion
-    pieces = word_distances(maps, [(i,) for word in attributes for i in word], [target], distance)[:, 0]
-    return torch.stack([part.sum() for part in pieces.split([len(word) for word in attributes])]), repulsion
+    owned = [word for word in attributes if word]
+    parts = [(i,) for word in owned for i in word] if distance == "cosine" else owned
+    repulsions = len(owned) if attributes else 1
+    return [Pair(part, target, 1.0) for part in parts] + repulsion(target, group, words, repulsions)
 
 
-def ebama_binding_loss(
-    attention: Tensor, groups: Sequence[Group], words: Sequence[int], distance: str = "cosine"
-) -> tuple[Tensor, Tensor]:
-    """Positive and negative part of the binding loss, two scalars to be added (EBAMA, section 4).
+def object_peaks(probabilities: Tensor, objects: Sequence[tuple[int, int]]) -> Tensor:
+    """Smoothed maximum, in 0..1, of the maps of some tokens (docs/methods/ebama.md, section 3): [objects].
 
-    attention: [height, width, positions], its scale per token does not matter. An object is repelled once per
-    attribute, a bare one once; one whose attributes are all empty tuples (they own no token) not at all.
+    probabilities: after the softmax over tokens, [images, height, width, positions]; objects: an image and a token.
     """
-    maps = distributions(attention)
-    positive, negative = maps.new_zeros(()), maps.new_zeros(())
-    for group in groups:
-        attraction, repulsion = binding_terms(maps, [word for word in group if word], words, distance)
-        repulsions = len(attraction) if len(group) > 1 else 1
-        positive, negative = positive + attraction.sum(), negative - repulsions * repulsion
-    return positive, negative
-
-
-def object_peaks(attention: Tensor, tokens: Sequence[int], spans: Sequence[slice]) -> Tensor:
-    """Smoothed maximum, in 0..1, of each token's map after the softmax over tokens (EBAMA, section 5): [tokens].
-
-    attention: mean probabilities [height, width, positions]; the softmax runs over every span of positions.
-    """
-    probabilities = resoftmax(attention, spans)[..., index_tensor(tokens, attention.device)]
-    maps = smooth(probabilities.movedim(-1, 0))
-    return maps.flatten(1).amax(1)
+    return smooth(token_means(probabilities, [(image, (token,)) for image, token in objects])).flatten(1).amax(1)
 
 
 @register(
@@ -68,7 +48,7 @@ def object_peaks(attention: Tensor, tokens: Sequence[int], spans: Sequence[slice
     paper="Zhang, Yu, Wu, ECCV 2024, arXiv 2404.07389",
 )
 @dataclass(frozen=True, kw_only=True)
-class Ebama(Method):
+class Ebama(TokenSoftmax):
     """EBAMA, object-conditioned energy-based attention map alignment (Zhang et al., ECCV 2024, arXiv 2404.07389).
 
     The default variant repairs the published code in these points: the object of "the apple is red" is the apple;
@@ -87,31 +67,24 @@ class Ebama(Method):
     intensity_weight: float = option(
         0.5, "weight of the term that strengthens every object (lambda)", at_least=0, at_most=1000
     )
-    normalize_eot: bool | None = option(
-        None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
-    )
 
     def focus(self, context: Context) -> list[list[int]]:
         """Every object's token positions, modifiers first."""
         return [[i for word in group for i in word] for group in word_groups(context.prompt)]
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """The binding loss plus the weighted intensity term, of either sign; a constant 0 without objects."""
-        attention = maps.mean_cross(self.map_size([m.layer for m in maps.layers]))
-        return Evaluation(self.loss(attention, context))
-
-    def loss(self, attention: Tensor, context: Context) -> Tensor:
-        """The total loss of mean attention [height, width, positions] (sections 4, 5)."""
-        groups = word_groups(context.prompt, lost_words=self.variant == "reference")
-        positive, negative = ebama_binding_loss(attention, groups, prompt_words(context.prompt), self.distance)
-        if not groups or self.intensity_weight == 0:
-            return positive + negative
-        # Only the first piece of an object's word enters here (section 5).
-        peaks = object_peaks(
-            attention, [group[-1][0] for group in groups], self.softmax_spans(context, self.normalize_eot)
-        )
-        return positive + negative - self.intensity_weight * peaks.sum()
-
-    def plain_step_size(self, context: Context) -> float:
-        """The constant step size inside the window if there is an object, else 0."""
-        return super().plain_step_size(context) if word_groups(context.prompt) else 0.0
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
+        """The binding loss less the weighted intensity term, of either sign; 0 without objects."""
+        attention = self.attention(maps)
+        groups = [word_groups(now.prompt, lost_words=self.variant == "reference") for now in contexts]
+        pairs = [
+            [pair for group in own for pair in ebama_pairs(group, prompt_words(now.prompt), self.distance)]
+            for now, own in zip(contexts, groups, strict=True)
+        ]
+        positive, negative = pair_loss(attention, pairs, self.distance)
+        loss = positive + negative
+        if self.intensity_weight:
+            # only the first piece of an object's word enters here
+            objects = [(image, group[-1][0]) for image, own in enumerate(groups) for group in own]
+            peaks = object_peaks(self.token_softmax(attention, contexts), objects)
+            loss = loss - self.intensity_weight * Owners(tuple(i for i, _ in objects), len(contexts)).sum(peaks)
+        return Evaluation(loss)

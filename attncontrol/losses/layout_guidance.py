@@ -9,26 +9,31 @@ import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer
-from attncontrol.attention.maps import AttentionMaps, index_tensor, on_device
+from attncontrol.attention.maps import AttentionMaps, Owners, index_tensor, on_device
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
 
 
-def layout_guidance_loss(attention: Tensor, objects: Sequence[Sequence[int]], masks: Tensor) -> Tensor:
-    """Squared share of attention outside an object's region, for one layer (Attention Refocusing, section 11).
+def layout_guidance_terms(attention: Tensor, positions: Sequence[tuple[int, int, int]], masks: Tensor) -> Tensor:
+    """Squared share of attention outside an object's region, for one layer.
 
-    attention: probabilities [heads, pixels, positions]; objects: token positions of every object; masks: the union
-    of every object's regions, bool [objects, pixels]. The mean over heads, then over an object's positions, then
-    over objects, a scalar in 0..1. A token without any attention counts as wholly outside, with gradient 0.
+    See docs/methods/layout_guidance.md, section 1.
+
+    Args:
+        attention: Probabilities [images, heads, pixels, text positions].
+        positions: For every token an image, the object among those of all images, and the token's position.
+        masks: The union of every object's regions, bool [objects, pixels].
+
+    Returns:
+        The mean over heads, in 0..1: [tokens]. A token without any attention counts as wholly outside, with gradient
+        0.
     """
-    losses = []
-    for positions, mask in zip(objects, masks, strict=True):
-        maps = attention[..., index_tensor(positions, attention.device)]
-        total = maps.sum(1)
-        inside = (maps * mask[:, None]).sum(1) / torch.where(total == 0, 1, total)
-        losses.append(((1 - inside) ** 2).mean())
-    return torch.stack(losses).mean()
+    images, objects, tokens = index_tensor(positions, attention.device).reshape(-1, 3).T
+    maps = attention[images, :, :, tokens]
+    total = maps.sum(-1)
+    inside = (maps * masks[objects][:, None]).sum(-1) / torch.where(total == 0, 1, total)
+    return ((1 - inside) ** 2).mean(-1)
 
 
 @register(
@@ -71,16 +76,21 @@ class LayoutGuidance(LayoutMethod):
         size = self.map_size(sides)
         return mid + [layer for layer in sides if layer.size == size]
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """The mean loss of the layers, in 0..1."""
-        placed = self.placed(context)
-        objects = [entity.token_indices for entity, _ in placed]
-        losses = []
-        for layer in maps.cross():
-            cells = torch.stack([self.cells(regions, layer.layer.size).any(0) for _, regions in placed])
-            masks = on_device(cells.flatten(1), layer.probabilities.device)
-            losses.append(layout_guidance_loss(layer.probabilities, objects, masks))
-        return Evaluation(torch.stack(losses).mean())
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
+        """The mean loss of the layers, in 0..1, of an image's objects and of an object's tokens."""
+        placed = [(image, *pair) for image, now in enumerate(contexts) for pair in self.placed(now)]
+        positions = [(image, number, i) for number, (image, e, _) in enumerate(placed) for i in e.token_indices]
+        objects = Owners(tuple(image for image, *_ in placed), len(contexts))
+        tokens = Owners(tuple(number for _, number, _ in positions), len(placed))
+        layers = maps.cross()
+        loss = None
+        for layer in layers:
+            masks = self.unions([regions for *_, regions in placed], layer.layer.size).flatten(1)
+            attention = layer.probabilities
+            terms = layout_guidance_terms(attention, positions, on_device(masks, attention.device))
+            total = objects.mean(tokens.mean(terms))
+            loss = total if loss is None else loss + total
+        return Evaluation(loss / len(layers))
 
     def focus(self, context: Context) -> list[list[int]]:
         """Every entity's token positions, modifiers first."""
@@ -91,7 +101,7 @@ class LayoutGuidance(LayoutMethod):
         return 0.0
 
     def refine(self, context: Context) -> Refinement:
-        """Move while the loss is above the threshold (section 11).
+        """Move while the loss is above the threshold (docs/methods/layout_guidance.md, section 2).
 
         Published code tests the loss after a move, and starts a step with the last loss of the step before.
         """

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer, Size
-from attncontrol.layout import Region, cell_mask, cell_masks
+from attncontrol.layout import Region, cell_mask, cell_masks, cell_union
 from attncontrol.layout.regions import Edges
 from attncontrol.losses.base import Context, Method
 from attncontrol.prompt.structure import Entity
@@ -56,5 +58,11 @@ class LayoutMethod(Method):
         return [(entity, regions) for entity, regions in pairs if regions and entity.noun.token_indices]
 
     def cells(self, regions: Sequence[Region], size: Size) -> Tensor:
-        """The cells of each region on a map of (height, width): bool [regions, height, width] (section 3)."""
+        """The cells of each region on a map of (height, width): bool [regions, height, width]."""
         return cell_masks(regions, size, edges=self._edges, at_least_one=self.variant == "default")
+
+    def unions(self, regions: Sequence[Sequence[Region]], size: Size) -> Tensor:
+        """The cells of every entity's regions together: bool [entities, height, width]; at least one entity."""
+        repair = self.variant == "default"
+        unions = [cell_union(own, size, edges=self._edges, at_least_one=repair).numpy() for own in regions]
+        return torch.from_numpy(np.stack(unions))

@@ -6,45 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from attncontrol.attention.maps import AttentionMaps
 from attncontrol.losses.base import Context, Evaluation, Method, option
 from attncontrol.losses.registry import register
-from attncontrol.losses.words import Group, distributions, prompt_words, tokens_outside, word_distances, word_groups
+from attncontrol.losses.words import Group, Pair, pair_loss, prompt_words, repulsion, word_groups
 
 
-def syngen_terms(maps: Tensor, group: Group, words: Sequence[int], distance: str = "kl") -> tuple[Tensor, Tensor]:
-    """Attraction and repulsion of every (modifier, noun) pair of one group (SynGen, section 6).
+def syngen_pairs(group: Group, words: Sequence[int]) -> list[Pair]:
+    """The pairs of words that one group attracts and repels (docs/methods/syngen.md, section 3).
 
-    maps: distributions [tokens, pixels]; group: modifiers, then the noun, each as token positions. Returns
-    D(m, n) and (R(m) + R(n)) / 2, both [modifiers], where R is the mean distance to the prompt's tokens outside
-    the group. A noun alone has no attraction [0] and its own R as repulsion [1].
+    Args:
+        group: Modifiers, then the noun, each as token positions.
+        words: The positions of the prompt's words.
+
+    Returns:
+        d(m, n) - (R(m) + R(n)) / 2 for every modifier m of the noun n, or -R(n) of a noun alone.
     """
     *modifiers, noun = group
-    outside = tokens_outside(group, words)
-    repulsion = maps.new_zeros(len(group))
-    if outside:
-        repulsion = word_distances(maps, group, outside, distance).mean(1)
     if not modifiers:
-        return maps.new_zeros(0), repulsion
-    return word_distances(maps, modifiers, [noun], distance)[:, 0], (repulsion[:-1] + repulsion[-1]) / 2
-
-
-def syngen_loss(
-    attention: Tensor, groups: Sequence[Group], words: Sequence[int], distance: str = "kl"
-) -> tuple[Tensor, Tensor]:
-    """Positive and negative part of the loss, two scalars to be added (SynGen, section 6).
-
-    attention: [height, width, positions], its scale per token does not matter; words: the positions of the
-    prompt's words. Without groups both are a constant 0.
-    """
-    maps = distributions(attention)
-    positive, negative = maps.new_zeros(()), maps.new_zeros(())
-    for group in groups:
-        attraction, repulsion = syngen_terms(maps, group, words, distance)
-        positive, negative = positive + attraction.sum(), negative - repulsion.sum()
-    return positive, negative
+        return repulsion(noun, group, words, 1.0)
+    pairs = [Pair(modifier, noun, 1.0) for modifier in modifiers]
+    for modifier in modifiers:
+        pairs += repulsion(modifier, group, words, 0.5)
+    return pairs + repulsion(noun, group, words, 0.5 * len(modifiers))
 
 
 @register(
@@ -79,12 +63,11 @@ class SynGen(Method):
         """Every group's token positions, modifiers first."""
         return [[i for word in group for i in word] for group in self.groups(context)]
 
-    def evaluate(self, maps: AttentionMaps, context: Context) -> Evaluation:
-        """The loss over all groups, of either sign; a constant 0 without any."""
-        attention = maps.mean_cross(self.map_size([m.layer for m in maps.layers]))
-        positive, negative = syngen_loss(attention, self.groups(context), prompt_words(context.prompt), self.distance)
+    def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
+        """The loss over all groups, of either sign; 0 without any."""
+        pairs = [
+            [pair for group in self.groups(now) for pair in syngen_pairs(group, prompt_words(now.prompt))]
+            for now in contexts
+        ]
+        positive, negative = pair_loss(self.attention(maps), pairs, self.distance)
         return Evaluation(positive + negative)
-
-    def plain_step_size(self, context: Context) -> float:
-        """The constant step size inside the window if there is a group, else 0."""
-        return super().plain_step_size(context) if self.groups(context) else 0.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attncontrol.attention.maps import index_tensor
+from attncontrol.attention.maps import Owners, index_tensor, on_device
 from attncontrol.prompt.structure import PromptStructure
 
-Group = Sequence[Sequence[int]]
+Word = Sequence[int]
+Group = Sequence[Word]
 FAINT = 1e-12  # a map with a lower peak is brightened before it is normalised
 
 
@@ -28,10 +30,22 @@ def word_groups(prompt: PromptStructure, lost_words: bool = False) -> list[list[
     ]
 
 
-def tokens_outside(group: Group, words: Sequence[int]) -> list[tuple[int]]:
-    """Those of the positions `words` of the prompt that no word of the group owns, each as a word of its own."""
-    inside = {i for word in group for i in word}
-    return [(i,) for i in words if i not in inside]
+class Pair(NamedTuple):
+    """Two words of a prompt whose distance enters a loss with this weight: above 0 they attract, below they repel."""
+
+    word: Word
+    other: Word
+    weight: float
+
+
+def repulsion(word: Word, group: Group, words: Sequence[int], weight: float) -> list[Pair]:
+    """The mean distance of a word to the positions `words` of the prompt that its group does not own, as pairs.
+
+    They repel with `weight` in all; there is none without such positions.
+    """
+    inside = {i for own in group for i in own}
+    outside = [i for i in words if i not in inside]
+    return [Pair(word, (i,), -weight / len(outside)) for i in outside]
 
 
 def prompt_words(prompt: PromptStructure) -> list[int]:
@@ -40,56 +54,74 @@ def prompt_words(prompt: PromptStructure) -> list[int]:
 
 
 def distributions(attention: Tensor) -> Tensor:
-    """Every token's map as a distribution over pixels: [height, width, tokens] -> [tokens, pixels], rows of sum 1.
+    """Every token's map as a distribution over pixels, rows of sum 1.
 
     The scale of a map does not matter, down to a peak of the smallest normal number; a map below stays as it is.
     A map whose peak is below 1e-12 gets the gradient of its brightened copy: its own might overflow.
+
+    Args:
+        attention: [images, height, width, positions].
+
+    Returns:
+        [images, positions, height * width].
     """
-    maps = attention.flatten(0, 1).T
-    peak = maps.detach().amax(1, keepdim=True)
+    maps = attention.flatten(1, 2).transpose(1, 2)
+    peak = maps.detach().amax(-1, keepdim=True)
     faint = (peak >= torch.finfo(maps.dtype).tiny) & (peak < FAINT)
     maps = maps + torch.where(faint, maps.detach() * (1 / peak - 1), 0)
-    total = maps.sum(1, keepdim=True)
+    total = maps.sum(-1, keepdim=True)
     return maps / torch.where(total < FAINT, 1, total)
 
 
 def symmetric_kl(p: Tensor, q: Tensor) -> Tensor:
-    """Mean of both Kullback-Leibler divergences of rows of p [n, pixels] and q [m, pixels]: [n, m], 0 or more.
+    """Mean of both Kullback-Leibler divergences of rows of p and q [pairs, pixels]: [pairs], 0 or more.
 
-    The logarithms' arguments are clamped to [eps, 1 - eps] of the dtype, the weights are not (SynGen, section 5):
-    an exact zero costs a finite amount.
+    The logarithms' arguments are clamped to [eps, 1 - eps] of the dtype, the weights are not
+    (docs/methods/syngen.md, section 2): an exact zero costs a finite amount.
     """
     eps = torch.finfo(p.dtype).eps
     log_p, log_q = (x.clamp(eps, 1 - eps).log() for x in (p, q))
-    return ((p[:, None] - q) * (log_p[:, None] - log_q)).sum(-1) / 2
+    return ((p - q) * (log_p - log_q)).sum(-1) / 2
 
 
 def cosine_distance(p: Tensor, q: Tensor) -> Tensor:
-    """1 - cosine similarity of rows of p [n, pixels] and q [m, pixels]: [n, m] in 0..1 for maps; 1 for a zero row."""
-    p, q = (x / torch.where(norm == 0, 1, norm) for x in (p, q) for norm in [x.norm(dim=1, keepdim=True)])
-    return 1 - p @ q.T
+    """1 - cosine similarity of rows of p and q [pairs, pixels]: [pairs] in 0..1 for maps; 1 for a zero row."""
+    p, q = (x / torch.where(norm == 0, 1, norm) for x in (p, q) for norm in [x.norm(dim=-1, keepdim=True)])
+    return 1 - (p * q).sum(-1)
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
-    """Half the L1 distance of rows of p [n, pixels] and q [m, pixels]: [n, m] in 0..1."""
-    return (p[:, None] - q).abs().sum(-1) / 2
+    """Half the L1 distance of rows of p and q [pairs, pixels]: [pairs] in 0..1."""
+    return (p - q).abs().sum(-1) / 2
 
 
 DISTANCES = {"kl": symmetric_kl, "cosine": cosine_distance, "tv": total_variation}
 
 
-def word_distances(maps: Tensor, words: Group, others: Group, distance: str) -> Tensor:
-    """Distance of every word to every other one, the largest over their pieces (SynGen, section 5): [words, others].
+def word_distances(maps: Tensor, pairs: Sequence[tuple[int, Word, Word]], distance: str) -> Tensor:
+    """Distance of two words of an image, the largest over pairs of their positions: [pairs].
 
-    `maps` are distributions [tokens, pixels], `distance` a key of `DISTANCES`; words have at least one token.
+    Args:
+        maps: Distributions [images, positions, pixels].
+        pairs: An image and two of its words each, both with at least one position.
+        distance: A key of `DISTANCES`.
     """
-    rows, columns = (_padded(group, maps.device) for group in (words, others))
-    pieces = DISTANCES[distance](maps[rows.flatten()], maps[columns.flatten()])
-    pieces = pieces.reshape(*rows.shape, *columns.shape).movedim(1, 2)
-    return pieces.flatten(2).max(-1).values
+    pieces = [(n, image, i, j) for n, (image, word, other) in enumerate(pairs) for i in word for j in other]
+    owners = Owners(tuple(n for n, *_ in pieces), len(pairs))
+    image, first, second = index_tensor([piece[1:] for piece in pieces], maps.device).reshape(-1, 3).T
+    distances = DISTANCES[distance](maps[image, first], maps[image, second])
+    return distances if len(pieces) == len(pairs) else owners.largest(distances)
 
 
-def _padded(words: Group, device: torch.device) -> Tensor:
-    """Token positions [words, most pieces]; shorter words repeat their first piece, which changes no maximum."""
-    length = max(len(word) for word in words)
-    return index_tensor([[*word, *[word[0]] * (length - len(word))] for word in words], device)
+def pair_loss(attention: Tensor, pairs: Sequence[Sequence[Pair]], distance: str) -> tuple[Tensor, Tensor]:
+    """Sum of every image's weighted distances, as its positive and its negative part: [images] each.
+
+    attention: [images, height, width, positions], its scale per token does not matter; pairs: those of every image.
+    """
+    flat = [(image, pair) for image, own in enumerate(pairs) for pair in own]
+    distances = word_distances(distributions(attention), [(i, p.word, p.other) for i, p in flat], distance)
+    weights = torch.tensor([pair.weight for _, pair in flat], dtype=attention.dtype)
+    terms = distances * on_device(weights, attention.device)
+    owners = Owners(tuple(image for image, _ in flat), len(pairs))
+    attract = on_device(weights > 0, attention.device)
+    return owners.sum(torch.where(attract, terms, 0)), owners.sum(torch.where(attract, 0, terms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap
-from attncontrol.losses import Context
+from attncontrol.losses import Context, Method
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
 Piece = int | Sequence[int] | None
@@ -49,6 +50,33 @@ def one_layer(attention: Tensor) -> AttentionMaps:
     height, width, positions = attention.shape
     layer = Layer("up_blocks.1.attn2", "up", True, (height, width))
     return AttentionMaps((LayerMap(layer, attention.reshape(1, height * width, positions)),))
+
+
+def alone(maps: AttentionMaps) -> AttentionMaps:
+    """Maps of one image [heads, queries, keys] as those of a batch of one."""
+    return AttentionMaps(tuple(LayerMap(m.layer, m.probabilities[None]) for m in maps.layers))
+
+
+@dataclass(frozen=True)
+class OneImage:
+    """An evaluation's numbers for the only image of a batch."""
+
+    loss: Tensor
+    objective: Tensor | None
+    monitor: Tensor | None
+    carry: Any
+
+
+def evaluate(method: Method, maps: AttentionMaps, now: Context) -> OneImage:
+    """What a method says of one image's maps [heads, queries, keys]."""
+    found = method.evaluate(alone(maps), [now])
+    numbers = (None if x is None else x[0] for x in (found.loss, found.objective, found.monitor))
+    return OneImage(*numbers, None if found.carries is None else found.carries[0])
+
+
+def mean_cross(maps: AttentionMaps, size: tuple[int, int]) -> Tensor:
+    """Mean attention [height, width, positions] of one image's maps [heads, queries, keys]."""
+    return alone(maps).mean_cross(size)[0]
 
 
 def gradient(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.layout import Layout
 from attncontrol.losses import Context, Evaluation, Method
-from tests.losses.inputs import context
+from tests.losses.inputs import context, evaluate
 
 LEFT, RIGHT = (0.05, 0.2, 0.45, 0.8), (0.55, 0.25, 0.95, 0.9)
 boxes = st.tuples(*(st.floats(0, 0.9) for _ in range(2)), *(st.floats(0.01, 1) for _ in range(2))).map(
@@ -47,7 +47,7 @@ def placed(*entities: tuple[Sequence[Any], Sequence[Any]], **known: Any) -> Cont
 def loss_and_gradients(method: Method, maps: AttentionMaps, now: Context) -> tuple[Evaluation, list[torch.Tensor]]:
     """An evaluation and its gradients with respect to the captured layers."""
     own = captured(method, maps)
-    evaluation = method.evaluate(own, now)
+    evaluation = evaluate(method, own, now)
     return evaluation, list(torch.autograd.grad(evaluation.loss, [m.probabilities for m in own.layers]))
 
 

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attncontrol.attention.maps import Owners
 from attncontrol.layout import Layout
 from attncontrol.losses import AStar
-from attncontrol.losses.a_star import binarize, retention_terms, segregation_terms, spread
+from attncontrol.losses.a_star import binarize, retention_terms, spread
 from tests.golden import golden_cases
-from tests.losses.inputs import attentions, context, gradient, one_layer, random_attention
+from tests.losses.inputs import attentions, context, evaluate, gradient, one_layer, random_attention
+from tests.losses.single import segregation_terms
 
 GROUPS = [[2], [1, (4, 5)], [8]]
 concept_maps = st.builds(
@@ -20,12 +22,16 @@ concept_maps = st.builds(
 )
 
 
+def prepared(method, attention, now):
+    return method.concept_maps(attention[None], [now])[0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("case", golden_cases("a_star"))
 def test_values_from_the_formulas(case, dtype):
     tolerance = {"rtol": 1e-10, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
     maps = case.tensor("maps").to(dtype).requires_grad_()
-    masks = dict(enumerate(case.tensor("masks"))) if "masks" in case else {}
+    masks = list(case.tensor("masks")) if "masks" in case else []
 
     def close(found, array):
         torch.testing.assert_close(found.detach().double(), case.tensor(array), check_dtype=False, **tolerance)
@@ -35,7 +41,7 @@ def test_values_from_the_formulas(case, dtype):
         close(retention_terms(maps, case.tensor("masks")), "retention_per_concept")
     for name, segregation, retention in (("segregation", 1, 0), ("retention", 0, 1), ("total", 1, 1)):
         method = AStar(segregation_weight=segregation, retention_weight=retention)
-        loss = method.loss(maps, masks)
+        loss = method.loss(maps, Owners((0,) * len(maps), 1), range(len(masks)), [m[None] for m in masks])[0]
         close(loss, name)
         close(gradient(loss, maps)[0], f"grad_{name}")
 
@@ -119,16 +125,16 @@ def test_spread_fills_the_unit_interval():
 def test_masks_come_from_the_step_before_and_move_on():
     method, first = AStar(), context(GROUPS)
     attention = random_attention(0)
-    evaluation = method.evaluate(one_layer(attention), first)
-    concepts = method.concept_maps(attention, first)
+    evaluation = evaluate(method, one_layer(attention), first)
+    concepts = prepared(method, attention, first)
     torch.testing.assert_close(evaluation.loss, segregation_terms(concepts).sum())
     assert torch.equal(evaluation.carry, binarize(concepts))
 
     later = random_attention(1)
     second = dataclasses.replace(first, index=1, carry=evaluation.carry)
-    concepts = method.concept_maps(later, second)
+    concepts = prepared(method, later, second)
     expected = segregation_terms(concepts).sum() + retention_terms(concepts, evaluation.carry).sum()
-    torch.testing.assert_close(method.evaluate(one_layer(later), second).loss, expected)
+    torch.testing.assert_close(evaluate(method, one_layer(later), second).loss, expected)
 
 
 def test_a_layout_takes_the_place_of_the_masks_from_the_first_step_on():
@@ -136,25 +142,25 @@ def test_a_layout_takes_the_place_of_the_masks_from_the_first_step_on():
     mask[8:, 8:] = True
     layout = Layout((((0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.25)), (), (mask,)))
     now = context(GROUPS, layout=layout, carry=torch.ones(3, 8, 8, dtype=torch.bool))
-    masks = AStar().masks(now, (8, 8))
+    owners, masks = AStar().masks([now], (8, 8))
     expected = torch.zeros(2, 8, 8, dtype=torch.bool)
     expected[0, :4, :4] = expected[0, :2, 4:] = expected[1, 4:, 4:] = True
-    assert list(masks) == [0, 2]
-    assert torch.equal(torch.stack(list(masks.values())), expected)
+    assert owners == [0, 2]
+    assert torch.equal(torch.cat(masks), expected)
     attention = random_attention(0)
-    concepts = AStar().concept_maps(attention, now)
-    retained = AStar(segregation_weight=0).evaluate(one_layer(attention), now).loss
+    concepts = prepared(AStar(), attention, now)
+    retained = evaluate(AStar(segregation_weight=0), one_layer(attention), now).loss
     torch.testing.assert_close(retained, retention_terms(concepts[[0, 2]], expected).sum())
 
 
 def test_preparation_of_the_maps():
     attention, now = random_attention(0), context(GROUPS)
-    raw = AStar(normalization="raw", smoothing=False).concept_maps(attention, now)
+    raw = prepared(AStar(normalization="raw", smoothing=False), attention, now)
     torch.testing.assert_close(raw[0], attention[..., 2])
     torch.testing.assert_close(raw[1], attention[..., [4, 5]].mean(-1))
-    softened = AStar(smoothing=False).concept_maps(attention, now)
+    softened = prepared(AStar(smoothing=False), attention, now)
     torch.testing.assert_close(softened[0], torch.softmax(100 * attention[..., 1:-1], -1)[..., 1])
-    flat = AStar(normalization="minmax").concept_maps(attention, now).flatten(1)
+    flat = prepared(AStar(normalization="minmax"), attention, now).flatten(1)
     assert flat.amin(1).tolist() == [0, 0, 0]
     assert flat.amax(1).tolist() == [1, 1, 1]
 
@@ -162,8 +168,8 @@ def test_preparation_of_the_maps():
 @given(attentions, st.sampled_from(["resoftmax", "raw", "minmax"]))
 def test_gradient_is_finite_and_start_of_text_is_left_alone(attention, normalization):
     method, first = AStar(normalization=normalization), context(GROUPS)
-    carry = method.evaluate(one_layer(attention), first).carry
-    loss = method.evaluate(one_layer(attention), dataclasses.replace(first, carry=carry)).loss
+    carry = evaluate(method, one_layer(attention), first).carry
+    loss = evaluate(method, one_layer(attention), dataclasses.replace(first, carry=carry)).loss
     (grad,) = gradient(loss, attention)
     assert grad.isfinite().all()
     assert not grad[..., 0].any()
@@ -181,7 +187,7 @@ def test_every_step_is_guided_with_a_decaying_step_size():
 def test_switched_off_terms_leave_nothing_on_the_first_step(weights):
     method = AStar(segregation_weight=weights[0], retention_weight=weights[1])
     attention = random_attention(0)
-    loss = method.evaluate(one_layer(attention), context(GROUPS)).loss
+    loss = evaluate(method, one_layer(attention), context(GROUPS)).loss
     assert loss == 0
     assert not gradient(loss, attention)[0].any()
 
@@ -189,22 +195,22 @@ def test_switched_off_terms_leave_nothing_on_the_first_step(weights):
 @pytest.mark.parametrize("groups", [[], [[None]], [[2, None]]])
 def test_without_concepts_nothing_is_guided(groups):
     method, now = AStar(), context(groups)
-    assert method.plain_step_size(now) == 0
-    assert method.evaluate(one_layer(random_attention(0)), now).loss == 0
+    assert method.focus(now) == []
+    assert evaluate(method, one_layer(random_attention(0)), now).loss == 0
 
 
 def test_one_concept_is_only_retained():
     attention, now = random_attention(0), context([[2]])
-    first = AStar().evaluate(one_layer(attention), now)
+    first = evaluate(AStar(), one_layer(attention), now)
     assert first.loss == 0
-    second = AStar().evaluate(one_layer(attention), dataclasses.replace(now, carry=first.carry))
+    second = evaluate(AStar(), one_layer(attention), dataclasses.replace(now, carry=first.carry))
     assert 0.5 <= second.loss < 1
 
 
 def test_nan_in_the_maps_shows_in_the_loss():
     attention = random_attention(0).detach()
     attention[0, 0, 2] = torch.nan
-    assert AStar().evaluate(one_layer(attention), context(GROUPS)).loss.isnan()
+    assert evaluate(AStar(), one_layer(attention), context(GROUPS)).loss.isnan()
 
 
 def test_two_subjects_with_the_same_tokens_are_refused():

@@ -8,7 +8,7 @@ import torch
 from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.layout import Layout
 from attncontrol.losses import create_method, method_classes
-from tests.losses.inputs import context
+from tests.losses.inputs import context, evaluate
 from tests.losses.layouts import LEFT, RIGHT, captured, denoiser_maps
 
 PROMPTS = {
@@ -60,8 +60,8 @@ def test_loss_and_gradient_are_finite(name, variant, prompt, kind):
     method, now = setting(name, variant, *PROMPTS[prompt])
     method.check(now)
     maps = captured(method, changed(denoiser_maps(), MAPS[kind]))
-    first = method.evaluate(maps, now)
-    later = method.evaluate(maps, dataclasses.replace(now, index=1, carry=first.carry))
+    first = evaluate(method, maps, now)
+    later = evaluate(method, maps, dataclasses.replace(now, index=1, carry=first.carry))
     for evaluation in (first, later):
         for value in (evaluation.loss, evaluation.objective):
             if value is None:
@@ -82,7 +82,7 @@ def test_nan_in_the_maps_makes_the_loss_or_the_gradient_so(name, variant):
     """The engine skips such an update."""
     method, now = setting(name, variant, [[2, 3], [5, 6]], 8)
     maps = captured(method, changed(denoiser_maps(), lambda p: p.index_fill(1, torch.tensor([0]), torch.nan)))
-    evaluation = method.evaluate(maps, now)
+    evaluation = evaluate(method, maps, now)
     leaves = [m.probabilities for m in maps.layers]
     loss = evaluation.loss if evaluation.objective is None else evaluation.objective
     grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else []
@@ -95,7 +95,7 @@ def test_same_input_same_output(name, variant):
     method, now = setting(name, variant, [[2, 3], [5, 6]], 8)
     maps = captured(method, denoiser_maps())
     before = [m.probabilities.clone() for m in maps.layers]
-    first, second = (method.evaluate(maps, now) for _ in range(2))
+    first, second = (evaluate(method, maps, now) for _ in range(2))
     assert first.loss == second.loss
     assert all(torch.equal(m.probabilities, b) for m, b in zip(maps.layers, before, strict=True))
 
@@ -108,8 +108,7 @@ def test_a_prompt_without_entities(name):
             method.check(now)
     else:
         method.check(now)
-        assert method.plain_step_size(now) == 0
-        assert list(method.refine(now)) == []
+        assert method.focus(now) == []
 
 
 @methods

@@ -7,12 +7,16 @@ from torch import Tensor
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.losses import AttendAndExcite
-from attncontrol.losses.attend_and_excite import attend_and_excite_loss
 from attncontrol.losses.base import Reading
 from tests.golden import golden_cases
-from tests.losses.inputs import attentions, context, gradient, one_layer, random_attention
+from tests.losses.inputs import attentions, context, evaluate, gradient, mean_cross, one_layer, random_attention
+from tests.losses.single import attend_and_excite_loss
 
 GROUPS = [[2], [1, (4, 5)], [8]]
+
+
+def prepared(method, attention, now):
+    return method.subject_maps(attention[None], [now])[0]
 
 
 def published_method(case, **settings):
@@ -43,11 +47,11 @@ def test_published_loss(case):
         torch.float32: (1e-6, 1e-5),
         torch.float16: (4e-3, 4e-3),
     }[attention.dtype]
-    maps = method.subject_maps(attention, now)
+    maps = prepared(method, attention, now)
     assert maps.flatten(1).amax(1).tolist() == pytest.approx(case["expected"]["max_per_token"], abs=values)
     _, losses = attend_and_excite_loss(maps)
     assert losses.tolist() == pytest.approx(case["expected"]["loss_per_token"], abs=values)
-    loss = method.evaluate(one_layer(attention), now).loss
+    loss = evaluate(method, one_layer(attention), now).loss
     assert loss.item() == pytest.approx(case["expected"]["loss"], abs=values)
     assert (loss == 0) == case["expected"]["loss_is_python_zero"]
     expected = case.tensor("grad_attention")
@@ -87,8 +91,9 @@ def test_published_aggregation(case):
     method = AttendAndExcite(resolution=side)
     chosen = method.select_layers([m.layer for m in maps])
     captured = AttentionMaps(tuple(m for m in maps if m.layer in chosen))
-    assert captured.mean_cross((side, side)).shape == (side, side, maps[0].probabilities.shape[-1])
-    torch.testing.assert_close(captured.mean_cross((side, side)), case.tensor("aggregated"), rtol=1e-6, atol=1e-7)
+    found = mean_cross(captured, (side, side))
+    assert found.shape == (side, side, maps[0].probabilities.shape[-1])
+    torch.testing.assert_close(found, case.tensor("aggregated"), rtol=1e-6, atol=1e-7)
 
 
 def test_heads_weigh_equally_not_layers():
@@ -99,7 +104,7 @@ def test_heads_weigh_equally_not_layers():
     chosen = method.select_layers(layers)
     assert chosen == layers[:2]
     expected = torch.cat(heads[:2]).mean(0).reshape(8, 8, 20)
-    torch.testing.assert_close(AttentionMaps(tuple(maps)).mean_cross(size), expected)
+    torch.testing.assert_close(mean_cross(AttentionMaps(tuple(maps)), size), expected)
 
 
 class Toy:
@@ -118,7 +123,7 @@ class Toy:
 
     def evaluate(self, step_size: float):
         leaf = self.latents.detach().requires_grad_()
-        evaluation = self.method.evaluate(self.maps(leaf), self.now)
+        evaluation = evaluate(self.method, self.maps(leaf), self.now)
         if step_size:
             self.latents = self.latents - step_size * gradient(evaluation.loss, leaf)[0]
         return evaluation
@@ -178,11 +183,11 @@ def test_refinement_ends_once_a_loss_is_no_larger_than_its_target(losses, moves)
 
 def test_a_kernel_larger_than_the_maps():
     with pytest.raises(ValueError, match=r"kernel of 17 is too large for maps of \(8, 8\)"):
-        AttendAndExcite(kernel_size=17).subject_maps(random_attention(0), context([[2]]))
+        prepared(AttendAndExcite(kernel_size=17), random_attention(0), context([[2]]))
 
 
 def subject_maps(attention):
-    return AttendAndExcite().subject_maps(attention, context(GROUPS, 12))
+    return prepared(AttendAndExcite(), attention, context(GROUPS, 12))
 
 
 @given(attentions, st.permutations(range(3)))
@@ -223,10 +228,10 @@ def test_a_loss_of_zero_has_no_gradient():
 
 def test_a_subject_of_several_tokens():
     attention, now = random_attention(0), context([[(4, 5)]])
-    parts = [AttendAndExcite(smoothing=False).subject_maps(attention, context([[i]])) for i in (4, 5)]
-    mean = AttendAndExcite(smoothing=False).subject_maps(attention, now)
+    parts = [prepared(AttendAndExcite(smoothing=False), attention, context([[i]])) for i in (4, 5)]
+    mean = prepared(AttendAndExcite(smoothing=False), attention, now)
     torch.testing.assert_close(mean, (parts[0] + parts[1]) / 2)
-    published = AttendAndExcite(smoothing=False, variant="reference").subject_maps(attention, now)
+    published = prepared(AttendAndExcite(smoothing=False, variant="reference"), attention, now)
     assert torch.equal(published, torch.cat(parts))
 
 
@@ -245,14 +250,12 @@ def test_when_padding_stays_out_of_the_softmax(variant, normalize_eot, drop_padd
     method = AttendAndExcite(variant=variant, normalize_eot=normalize_eot, smoothing=False)
     end = 11 if dropped else 19
     expected = torch.softmax(100 * attention[..., 1:end], -1)[..., 1]
-    torch.testing.assert_close(method.subject_maps(attention, now)[0], expected)
+    torch.testing.assert_close(prepared(method, attention, now)[0], expected)
 
 
 def test_a_larger_kernel_keeps_the_size_unless_the_published_code_is_asked_for():
     sizes = {
-        variant: AttendAndExcite(variant=variant, kernel_size=5)
-        .subject_maps(random_attention(0), context([[2]]))
-        .shape
+        variant: prepared(AttendAndExcite(variant=variant, kernel_size=5), random_attention(0), context([[2]])).shape
         for variant in ("default", "reference")
     }
     assert sizes == {"default": (1, 8, 8), "reference": (1, 6, 6)}
@@ -268,19 +271,18 @@ def test_published_windows():
 @pytest.mark.parametrize("groups", [[], [[None]], [[2, None]]])
 def test_without_subjects_nothing_is_guided(groups):
     method, now = AttendAndExcite(), context(groups)
-    assert method.plain_step_size(now) == 0
-    assert list(method.refine(now)) == []
-    assert method.evaluate(one_layer(random_attention(0)), now).loss == 0
+    assert method.focus(now) == []
+    assert evaluate(method, one_layer(random_attention(0)), now).loss == 0
 
 
 def test_nan_in_the_maps_shows_in_the_loss():
     attention = random_attention(0).detach()
     attention[0, 0, 2] = torch.nan
-    assert AttendAndExcite().evaluate(one_layer(attention), context(GROUPS)).loss.isnan()
+    assert evaluate(AttendAndExcite(), one_layer(attention), context(GROUPS)).loss.isnan()
 
 
 def test_shared_tokens_and_zero_maps_are_finite():
     attention = torch.zeros(8, 8, 20, requires_grad=True)
-    loss = AttendAndExcite().evaluate(one_layer(attention), context([[2], [(2, 3)], [2]])).loss
+    loss = evaluate(AttendAndExcite(), one_layer(attention), context([[2], [(2, 3)], [2]])).loss
     assert loss.isfinite()
     assert gradient(loss, attention)[0].isfinite().all()

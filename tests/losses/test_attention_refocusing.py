@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attncontrol.attention.layers import Layer
-from attncontrol.attention.maps import AttentionMaps, LayerMap, aggregate, resoftmax, smooth, token_means
+from attncontrol.attention.maps import AttentionMaps, LayerMap, smooth
 from attncontrol.layout import Layout, cell_masks
 from attncontrol.losses import AttentionRefocusing, Evaluation
-from attncontrol.losses.attention_refocusing import car_terms, grounding_loss, sar_loss, token_attention
+from attncontrol.losses.attention_refocusing import grounding_terms, token_attention
 from tests.golden import golden_cases
 from tests.layout.published import published_objects
-from tests.losses.inputs import attentions, context, gradient
+from tests.losses.inputs import attentions, context, evaluate, gradient, mean_cross
 from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling
+from tests.losses.single import car_terms, resoftmax, sar_loss, token_means
 
 PUBLISHED = {"edges": "truncate", "at_least_one": False}
 
@@ -28,13 +29,13 @@ def flat_boxes(case, size):
 
 def published_car(case, attention):
     groups = [[p] for own in case["inputs"]["object_positions"] for p in own]
-    owners = torch.tensor([o for o, own in enumerate(case["inputs"]["object_positions"]) for _ in own])
+    owners = [o for o, own in enumerate(case["inputs"]["object_positions"]) for _ in own]
     maps = token_means(resoftmax(attention, [slice(1, -1)]), groups)
     if case["kwargs"].get("smooth_att", True):
         maps = smooth(maps, case["kwargs"].get("kernel_size", 3), case["kwargs"].get("sigma", 0.5), padding=1)
     boxes, box_owners = flat_boxes(case, tuple(attention.shape[:2]))
     release = "v1" if case["kind"] == "car_v1" else "v2"
-    return car_terms(maps, owners, boxes, box_owners, case["inputs"]["t"] < 15, release)
+    return car_terms(maps, owners, boxes, box_owners.tolist(), case["inputs"]["t"] < 15, release)
 
 
 def leaves(case, prefix):
@@ -54,9 +55,9 @@ def published_sar(case, layers):
 def published_ground(case, layers):
     boxes, owners = flat_boxes(case, (16, 16))
     mean = torch.stack(list(layers.values())).mean(0)
-    tokens = token_attention(mean, boxes.flatten(1))
+    tokens = token_attention(mean[None], boxes.flatten(1)[None])[0]
     own = torch.arange(tokens.shape[-1]) == owners[:, None]
-    return (case["inputs"]["t"] < 15) * grounding_loss(tokens, own, int(owners.max()) + 1), mean
+    return (case["inputs"]["t"] < 15) * grounding_terms(tokens, own).sum() / (owners.max() + 1), mean
 
 
 def assert_gradients(total, inputs, case):
@@ -80,7 +81,9 @@ def test_published_car(case):
     layers = [case.tensor(name) for name in sorted(case.arrays) if name.startswith("layer_")]
     attention = case.tensor("cross" if "cross" in case else "cross_aggregated", requires_grad=True)
     if layers:
-        torch.testing.assert_close(aggregate(layers, tuple(attention.shape[:2])), attention.detach())
+        size = tuple(attention.shape[:2])
+        maps = [LayerMap(Layer(str(i), "up", True, size), own) for i, own in enumerate(layers)]
+        torch.testing.assert_close(mean_cross(AttentionMaps(tuple(maps)), size), attention.detach())
     terms, expected = published_car(case, attention), case["outputs"]
     for name, value in expected.items():
         assert getattr(terms, name).item() == close(value), name
@@ -209,7 +212,7 @@ def test_window():
 def test_weights_add_up():
     maps, now = denoiser_maps(), two_things()
     both, car, sar = (
-        AttentionRefocusing(car=c, sar=s).evaluate(captured(AttentionRefocusing(car=c, sar=s), maps), now).loss
+        evaluate(AttentionRefocusing(car=c, sar=s), captured(AttentionRefocusing(car=c, sar=s), maps), now).loss
         for c, s in ((0.5, 2), (1, 0), (0, 1))
     )
     torch.testing.assert_close(both, 0.5 * car + 2 * sar)
@@ -239,18 +242,17 @@ def test_bad_settings(settings_, message):
 def test_words_of_one_entity_do_not_repel_each_other():
     """Both words have the same box, so nothing of it is outside of either (section 10, Q4)."""
     maps, method = captured(AttentionRefocusing(sar=0), denoiser_maps()), AttentionRefocusing(sar=0)
-    prepared = smooth(token_means(resoftmax(maps.mean_cross((8, 8)), [slice(1, -1)]), [[1], [2]]))
-    objects = torch.tensor([0, 1])
-    terms = car_terms(prepared, objects, method.cells([LEFT, LEFT], (8, 8)), objects, early=True)
+    prepared = smooth(token_means(resoftmax(mean_cross(maps, (8, 8)), [slice(1, -1)]), [[1], [2]]))
+    terms = car_terms(prepared, [0, 1], method.cells([LEFT, LEFT], (8, 8)), [0, 1], early=True)
     assert terms.outside == 0
-    torch.testing.assert_close(terms.total, method.evaluate(maps, placed(([1, 2], [LEFT]))).loss)
+    torch.testing.assert_close(terms.total[0], evaluate(method, maps, placed(([1, 2], [LEFT]))).loss)
 
 
 def test_entity_without_box_takes_no_part():
     maps = denoiser_maps()
-    alone = AttentionRefocusing().evaluate(captured(AttentionRefocusing(), maps), placed(([1, 2], [LEFT]))).loss
+    alone = evaluate(AttentionRefocusing(), captured(AttentionRefocusing(), maps), placed(([1, 2], [LEFT]))).loss
     beside = placed(([1, 2], [LEFT]), ([4], []))
-    assert AttentionRefocusing().evaluate(captured(AttentionRefocusing(), maps), beside).loss == alone
+    assert evaluate(AttentionRefocusing(), captured(AttentionRefocusing(), maps), beside).loss == alone
 
 
 def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
@@ -258,11 +260,11 @@ def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
     default, gradients = loss_and_gradients(AttentionRefocusing(), maps, now)
     assert default.loss.isfinite() and all(g.isfinite().all() for g in gradients)
     reference = AttentionRefocusing(variant="reference")
-    assert reference.evaluate(captured(reference, maps), now).loss.isnan()
+    assert evaluate(reference, captured(reference, maps), now).loss.isnan()
     car_only = AttentionRefocusing(variant="reference", sar=0)
     filled = placed(([4], [RIGHT]))
-    inside = car_only.evaluate(captured(car_only, maps), now).monitor
-    torch.testing.assert_close(inside, car_only.evaluate(captured(car_only, maps), filled).monitor)
+    inside = evaluate(car_only, captured(car_only, maps), now).monitor
+    torch.testing.assert_close(inside, evaluate(car_only, captured(car_only, maps), filled).monitor)
 
 
 def test_the_reference_moves_for_the_other_boxes_where_one_is_empty():
@@ -279,7 +281,7 @@ def test_mask_acts_as_the_box_it_fills():
     mask[16:48, 8:32] = True
     method, maps = AttentionRefocusing(), denoiser_maps()
     by_mask, by_box = (
-        method.evaluate(captured(method, maps), placed(([1], [region]), ([4], [RIGHT]))).loss
+        evaluate(method, captured(method, maps), placed(([1], [region]), ([4], [RIGHT]))).loss
         for region in (mask, (0.125, 0.25, 0.5, 0.75))
     )
     assert by_mask == by_box
@@ -288,19 +290,18 @@ def test_mask_acts_as_the_box_it_fills():
 def test_pieces_of_a_word_are_averaged_or_separate_objects():
     maps, now = denoiser_maps(), placed(([[1, 2]], [LEFT]))
     default, reference = AttentionRefocusing(sar=0), AttentionRefocusing(sar=0, variant="reference")
-    words = resoftmax(captured(default, maps).mean_cross((8, 8)), [slice(1, -1)])
+    words = resoftmax(mean_cross(captured(default, maps), (8, 8)), [slice(1, -1)])
     for method, groups in ((default, [[1, 2]]), (reference, [[1], [2]])):
         prepared = smooth(token_means(words, groups))
         cells = method.cells([LEFT], (8, 8))
-        owners = torch.zeros(len(groups), dtype=torch.long)
-        terms = car_terms(prepared, owners, cells, torch.tensor([0]), True)
-        torch.testing.assert_close(method.evaluate(captured(method, maps), now).loss, terms.total)
+        terms = car_terms(prepared, [0] * len(groups), cells, [0], True)
+        torch.testing.assert_close(evaluate(method, captured(method, maps), now).loss, terms.total[0])
 
 
 def test_end_of_text_and_padding_stay_out_for_2x_text_encoders():
     maps, method = denoiser_maps(tokens=16), AttentionRefocusing(sar=0)
     plain, dropped = (
-        method.evaluate(captured(method, maps), placed(([1], [LEFT]), drop_padding=drop)).loss
+        evaluate(method, captured(method, maps), placed(([1], [LEFT]), drop_padding=drop)).loss
         for drop in (False, True)
     )
     assert plain != dropped
@@ -312,7 +313,7 @@ def test_nan_in_maps_does_not_raise(variant):
     with torch.no_grad():
         for m in maps.layers:
             m.probabilities[:, 3] = torch.nan
-    assert method.evaluate(captured(method, maps), two_things()).loss.isnan()
+    assert evaluate(method, captured(method, maps), two_things()).loss.isnan()
 
 
 layouts = st.lists(st.lists(boxes, min_size=1, max_size=3), min_size=1, max_size=3)
@@ -328,7 +329,7 @@ def test_bounds_gradients_and_order(regions, seed, release, index, data):
     most = 6 * count + 4 * count * len(regions) + count / 2 + count
     assert 0 <= result.loss <= most and 0 <= result.monitor <= 1 + 1e-5
     shuffled = [(words, data.draw(st.permutations(own))) for words, own in data.draw(st.permutations(entities))]
-    again = method.evaluate(captured(method, maps), placed(*shuffled, index=index))
+    again = evaluate(method, captured(method, maps), placed(*shuffled, index=index))
     torch.testing.assert_close(again.loss, result.loss)
 
 
@@ -336,8 +337,7 @@ def test_bounds_gradients_and_order(regions, seed, release, index, data):
 def test_one_object_has_no_outside_term(attention, box):
     size = tuple(attention.shape[:2])
     maps = smooth(token_means(resoftmax(attention, [slice(1, -1)]), [[1]]))
-    owner = torch.tensor([0])
-    terms = car_terms(maps, owner, cell_masks([box], size), owner, early=True)
+    terms = car_terms(maps, [0], cell_masks([box], size), [0], early=True)
     assert terms.outside == 0 and terms.max_outside == 0
     assert 0 <= terms.inside <= 6 and 0 <= terms.background <= 0.5 * (1 + 1e-5)
 
@@ -356,9 +356,9 @@ def test_grounding_term_leaves_an_objects_own_token_out():
     attention = torch.zeros(1, 19, 19)
     attention[:, :, 16] = 0.9
     attention[:, :, 17] = 0.3
-    tokens = token_attention(attention, cell_masks([LEFT, RIGHT], (4, 4)).flatten(1))
+    tokens = token_attention(attention[None], cell_masks([LEFT, RIGHT], (4, 4)).flatten(1)[None])[0]
     own = torch.tensor([[True, False, False], [False, True, False]])
-    torch.testing.assert_close(grounding_loss(tokens, own, 2), torch.tensor((0.3 + 0.9) / 2))
+    torch.testing.assert_close(grounding_terms(tokens, own), torch.tensor([0.3, 0.9]))
 
 
 def grounded_maps(seed=0, size=(8, 8)):
@@ -377,7 +377,7 @@ def grounded_maps(seed=0, size=(8, 8)):
 def term(method, maps, now):
     """What the grounding term adds to the loss, for each unit of its weight."""
     with_term, without = (
-        other.evaluate(captured(other, maps), now).loss for other in (method, dataclasses.replace(method, ground=0.0))
+        evaluate(other, captured(other, maps), now).loss for other in (method, dataclasses.replace(method, ground=0.0))
     )
     return (with_term - without) / method.ground
 
@@ -387,9 +387,10 @@ def test_a_box_is_kept_from_the_tokens_of_other_entities_only():
     maps, other = grounded_maps(), (0.0, 0.0, 1.0, 0.3)
     now = placed(([1, 2], [LEFT, RIGHT]), ([4], [other]))
     mean = torch.stack([m.probabilities for m in maps.grounding()]).mean(0)
-    tokens = token_attention(mean, AttentionRefocusing().cells([LEFT, RIGHT, other], (8, 8)).flatten(1))
-    words_of_cat = 2 * (tokens[:, 0, 2] + tokens[:, 1, 2])
-    word_of_frog = tokens[:, 2, :2].amax(-1)
+    cells = AttentionRefocusing().cells([LEFT, RIGHT, other], (8, 8)).flatten(1)
+    tokens = token_attention(mean[None], cells[None])[0]
+    words_of_cat = 2 * (tokens[0, :, 2] + tokens[1, :, 2])
+    word_of_frog = tokens[2, :, :2].amax(-1)
     torch.testing.assert_close(term(AttentionRefocusing(), maps, now), (words_of_cat + word_of_frog).mean() / 3)
 
 
@@ -398,7 +399,8 @@ def test_the_published_term_takes_objects_for_tokens_and_up_layers_twice():
     method = AttentionRefocusing(variant="reference")
     down, up = (m.probabilities for m in maps.grounding())
     boxes = method.cells([LEFT, LEFT, RIGHT], (8, 8)).flatten(1)
-    wanted = grounding_loss(token_attention((down + 2 * up) / 3, boxes), torch.eye(3, 30, dtype=torch.bool), 3)
+    tokens = token_attention(((down + 2 * up) / 3)[None], boxes[None])[0]
+    wanted = grounding_terms(tokens, torch.eye(3, 30, dtype=torch.bool)).sum() / 3
     torch.testing.assert_close(term(method, maps, now), wanted)
 
 

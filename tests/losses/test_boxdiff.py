@@ -10,7 +10,7 @@ from attncontrol.layout import Layout
 from attncontrol.losses import BoxDiff, Evaluation
 from attncontrol.losses.boxdiff import boxdiff_terms
 from tests.golden import golden_cases
-from tests.losses.inputs import context
+from tests.losses.inputs import context, evaluate, mean_cross
 from tests.losses.layouts import (
     LEFT,
     RIGHT,
@@ -41,6 +41,10 @@ def published(case):
     return method, context(groups, n_tokens=kwargs["n_prompt_tokens"] or 77, layout=layout)
 
 
+def terms_of(method, attention, now):
+    return method.terms(attention[None], [now])[0]
+
+
 def close(value):
     return pytest.approx(value, rel=1e-5, abs=1e-7, nan_ok=True)
 
@@ -49,12 +53,13 @@ def close(value):
 def test_published_terms(case):
     method, now = published(case)
     attention = case.tensor("cross", requires_grad=True)
-    terms, expected = method.terms(attention, now), case["outputs"]
+    terms, expected = terms_of(method, attention, now), case["outputs"]
     for name in ("inner", "outer", "corner_x", "corner_y"):
         assert getattr(terms, name).tolist() == close(expected[name]), name
-    assert terms.total.item() == close(expected["total"])
+    total = terms.total.sum()
+    assert total.item() == close(expected["total"])
     assert terms.inner.max().item() == close(expected["loss_fg"])
-    for loss, name in ((terms.total, "grad_cross"), (terms.inner.max(), "grad_cross_loss_fg")):
+    for loss, name in ((total, "grad_cross"), (terms.inner.max(), "grad_cross_loss_fg")):
         (grad,) = torch.autograd.grad(loss, attention, retain_graph=True)
         expected_grad = case.tensor(name)
         atol = max(1e-7, 1e-6 * expected_grad.abs().max().item())  # rounding where the softmax saturates
@@ -64,7 +69,7 @@ def test_published_terms(case):
 def test_default_agrees_with_the_reference_where_nothing_is_repaired():
     maps, now = denoiser_maps(), placed(([1], [LEFT]), ([4], [RIGHT]))
     losses = [
-        BoxDiff(variant=v).evaluate(captured(BoxDiff(), maps), now).loss.item() for v in ("default", "reference")
+        evaluate(BoxDiff(variant=v), captured(BoxDiff(), maps), now).loss.item() for v in ("default", "reference")
     ]
     assert losses[0] == losses[1]
 
@@ -74,24 +79,24 @@ def test_reference_refines_the_worst_box_and_then_the_inner_terms_alone():
     attention = maps.layers[0].probabilities
     method = BoxDiff(variant="reference")
     now = placed(([1], [LEFT]), ([4], [RIGHT]))
-    terms = method.terms(maps.mean_cross((8, 8)), now)
-    first = method.evaluate(maps, now)
-    after = method.evaluate(maps, dataclasses.replace(now, refinements=3))
-    expected = {first.loss: terms.total, first.objective: terms.inner.max(), after.loss: terms.inner.sum()}
+    terms = terms_of(method, mean_cross(maps, (8, 8)), now)
+    first = evaluate(method, maps, now)
+    after = evaluate(method, maps, dataclasses.replace(now, refinements=3))
+    expected = {first.loss: terms.total.sum(), first.objective: terms.inner.max(), after.loss: terms.inner.sum()}
     for loss, same in expected.items():
         grads = [torch.autograd.grad(x, attention, retain_graph=True)[0] for x in (loss, same)]
         torch.testing.assert_close(*grads)
-    assert after.loss.item() == pytest.approx(terms.total.item())
+    assert after.loss.item() == pytest.approx(terms.total.sum().item())
     assert first.monitor == pytest.approx(terms.inner.max().item())
     assert (after.objective - first.objective).abs() < 1e-6
 
 
 def test_default_always_descends_the_whole_loss():
     maps, now = captured(BoxDiff(), denoiser_maps()), placed(([1], [LEFT]), ([4], [RIGHT]), refinements=3)
-    evaluation = BoxDiff().evaluate(maps, now)
+    evaluation = evaluate(BoxDiff(), maps, now)
     assert evaluation.objective is None
     attention = maps.layers[0].probabilities
-    whole = BoxDiff().terms(maps.mean_cross((8, 8)), now).total
+    whole = terms_of(BoxDiff(), mean_cross(maps, (8, 8)), now).total.sum()
     torch.testing.assert_close(*(torch.autograd.grad(x, attention)[0] for x in (evaluation.loss, whole)))
 
 
@@ -128,8 +133,8 @@ def test_corner_terms_look_at_the_edges_of_every_box():
 
 def test_several_boxes_are_one_region():
     halves = [(0.0, 0.0, 0.25, 1.0), (0.25, 0.0, 0.5, 1.0)]
-    attention = captured(BoxDiff(), denoiser_maps()).mean_cross((8, 8))
-    apart, whole = (BoxDiff().terms(attention, placed(([1], own))) for own in (halves, [(0.0, 0.0, 0.5, 1.0)]))
+    attention = mean_cross(captured(BoxDiff(), denoiser_maps()), (8, 8))
+    apart, whole = (terms_of(BoxDiff(), attention, placed(([1], own))) for own in (halves, [(0.0, 0.0, 0.5, 1.0)]))
     assert apart.inner == whole.inner and apart.outer == whole.outer
     assert apart.corner_x > whole.corner_x
 
@@ -137,8 +142,10 @@ def test_several_boxes_are_one_region():
 def test_mask_acts_as_the_box_it_fills():
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[16:48, 8:32] = True
-    attention = captured(BoxDiff(), denoiser_maps()).mean_cross((8, 8))
-    by_mask, by_box = (BoxDiff().terms(attention, placed(([1], [r]))).total for r in (mask, (0.125, 0.25, 0.5, 0.75)))
+    attention = mean_cross(captured(BoxDiff(), denoiser_maps()), (8, 8))
+    by_mask, by_box = (
+        terms_of(BoxDiff(), attention, placed(([1], [r]))).total for r in (mask, (0.125, 0.25, 0.5, 0.75))
+    )
     assert by_mask == by_box
 
 
@@ -149,26 +156,26 @@ def test_tiny_and_full_boxes_are_nan_in_the_reference_only():
         default, gradients = loss_and_gradients(BoxDiff(), maps, now)
         assert default.loss.isfinite() and all(g.isfinite().all() for g in gradients)
         reference = BoxDiff(variant="reference")
-        assert reference.evaluate(captured(reference, maps), now).loss.isnan()
+        assert evaluate(reference, captured(reference, maps), now).loss.isnan()
 
 
 def test_entity_without_box_takes_no_part():
     maps = captured(BoxDiff(), denoiser_maps())
     alone, beside = (
-        BoxDiff().evaluate(maps, now).loss for now in (placed(([1], [LEFT])), placed(([1], [LEFT]), ([4], [])))
+        evaluate(BoxDiff(), maps, now).loss for now in (placed(([1], [LEFT])), placed(([1], [LEFT]), ([4], [])))
     )
     assert alone == beside
 
 
 def test_pieces_of_a_noun_are_averaged_or_subjects_of_their_own():
-    attention = captured(BoxDiff(), denoiser_maps()).mean_cross((8, 8))
+    attention = mean_cross(captured(BoxDiff(), denoiser_maps()), (8, 8))
     one, two, three = placed(([[1, 2]], [LEFT])), placed(([1], [LEFT])), placed(([2], [LEFT]))
     reference = BoxDiff(variant="reference")
     torch.testing.assert_close(
-        reference.terms(attention, one).total,
-        reference.terms(attention, two).total + reference.terms(attention, three).total,
+        terms_of(reference, attention, one).total.sum(),
+        terms_of(reference, attention, two).total[0] + terms_of(reference, attention, three).total[0],
     )
-    assert len(BoxDiff().terms(attention, one).inner) == 1
+    assert len(terms_of(BoxDiff(), attention, one).inner) == 1
 
 
 @pytest.mark.parametrize("variant", ["default", "reference"])
@@ -177,7 +184,7 @@ def test_nan_in_maps_does_not_raise(variant):
     with torch.no_grad():
         for m in maps.layers:
             m.probabilities[:, 3] = torch.nan
-    assert method.evaluate(captured(method, maps), placed(([1], [LEFT]))).loss.isnan()
+    assert evaluate(method, captured(method, maps), placed(([1], [LEFT]))).loss.isnan()
 
 
 @pytest.mark.parametrize(
@@ -200,8 +207,8 @@ def test_bounds_gradients_and_order(regions, seed, fraction, width, data):
     result, gradients = loss_and_gradients(method, maps, now)
     assert all(g.isfinite().all() for g in gradients)
     own = captured(method, maps)
-    terms = method.terms(own.mean_cross((8, 8)), now)
+    terms = terms_of(method, mean_cross(own, (8, 8)), now)
     for term in (terms.inner, terms.outer, terms.corner_x, terms.corner_y):
         assert (term >= -1e-5).all() and (term <= 1 + 1e-5).all()
     shuffled = [(words, data.draw(st.permutations(own))) for words, own in data.draw(st.permutations(entities))]
-    torch.testing.assert_close(method.evaluate(own, placed(*shuffled)).loss, result.loss)
+    torch.testing.assert_close(evaluate(method, own, placed(*shuffled)).loss, result.loss)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from attncontrol.attention.maps import AttentionMaps, LayerMap
 from attncontrol.losses import create_method, method_classes
-from tests.losses.inputs import context
+from tests.losses.inputs import context, evaluate
 from tests.losses.layouts import captured, denoiser_maps
 from tests.losses.test_all_methods import place
 
@@ -51,7 +51,7 @@ def test_losses_run_on_one_device_and_bring_nothing_there_twice(name, variant):
         maps = on_device(chosen)
         for index in range(3):
             transfers.found.clear()
-            evaluation = method.evaluate(maps, dataclasses.replace(now, index=index))
+            evaluation = evaluate(method, maps, dataclasses.replace(now, index=index))
             assert evaluation.loss.is_meta
             now = dataclasses.replace(now, carry=evaluation.carry)
     assert transfers.found == []

@@ -4,18 +4,20 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from attncontrol.losses import Ebama
-from attncontrol.losses.ebama import binding_terms, ebama_binding_loss, object_peaks
-from attncontrol.losses.words import DISTANCES, distributions, word_groups
+from attncontrol.losses.ebama import ebama_pairs
+from attncontrol.losses.words import DISTANCES, word_groups
 from tests.golden import golden_cases
 from tests.losses.inputs import (
     attentions,
     context,
+    evaluate,
     gradient,
     one_layer,
     published_structure,
     random_attention,
     structure,
 )
+from tests.losses.single import distances, ebama_binding_loss, mean_distance, object_peaks
 
 DISTANCE_NAMES = {"cos": "cosine", "kl": "kl", "tvd": "tv"}
 GROUPS = [[(2,), (3, 4), (5,)], [(7, 8)]]
@@ -35,7 +37,7 @@ def published_context(case):
 @pytest.mark.parametrize("case", golden_cases("ebama"))
 def test_published_total_and_gradient(case):
     attention = case.tensor("aggregated", requires_grad=True)
-    loss = published_method(case).evaluate(one_layer(attention), published_context(case)).loss
+    loss = evaluate(published_method(case), one_layer(attention), published_context(case)).loss
     expected = case["outputs"]
     assert loss.item() == pytest.approx(expected["total_loss"], rel=1e-5, abs=1e-6)
     (grad,) = gradient(loss, attention)
@@ -55,14 +57,13 @@ def test_published_terms(case):
     assert peaks.tolist() == pytest.approx(expected["object_peaks"], rel=1e-5)
     assert -peaks.sum().item() == pytest.approx(expected["intensity_loss"], rel=1e-5)
 
-    maps = distributions(attention)
     for group, recorded in zip(groups, expected["groups"], strict=True):
-        attraction, repulsion = binding_terms(maps, [word for word in group if word], range(1, n_tokens - 1), distance)
-        pairs = recorded["pairs"]
-        assert attraction.tolist() == pytest.approx(
-            [p["positive"] for p in pairs if p["positive"] is not None], rel=1e-5, abs=1e-6
-        )
-        assert [-repulsion.item()] * len(pairs) == pytest.approx([p["negative"] for p in pairs], rel=1e-5)
+        words, pairs = range(1, n_tokens - 1), recorded["pairs"]
+        attracting = [pair for pair in ebama_pairs(group, words, distance) if pair.weight > 0]
+        known = [p["positive"] for p in pairs if p["positive"] is not None]
+        assert sum(distances(attention, attracting, distance)) == pytest.approx(sum(known), rel=1e-5, abs=1e-6)
+        repulsion = mean_distance(attention, group[-1], group, words, distance)
+        assert [-repulsion] * len(pairs) == pytest.approx([p["negative"] for p in pairs], rel=1e-5)
 
 
 @given(attentions, st.permutations(range(2)), st.sampled_from(list(DISTANCES)))
@@ -86,7 +87,7 @@ def test_binding_is_bounded_and_scale_invariant(attention, distance):
 
 @given(attentions, st.sampled_from(list(DISTANCES)))
 def test_gradient_is_finite_and_start_of_text_is_left_alone(attention, distance):
-    loss = Ebama(distance=distance).evaluate(one_layer(attention), context([[2, (3, 4), 5], [(7, 8)]], 12)).loss
+    loss = evaluate(Ebama(distance=distance), one_layer(attention), context([[2, (3, 4), 5], [(7, 8)]], 12)).loss
     (grad,) = gradient(loss, attention)
     assert grad.isfinite().all()
     assert grad.any()
@@ -103,10 +104,9 @@ def test_attributes_are_not_repelled():
 
 def test_an_object_is_repelled_once_per_attribute():
     attention = random_attention(0)
-    maps = distributions(attention)
-    _, repulsion = binding_terms(maps, [(2,), (3,), (5,)], WORDS)
-    assert ebama_binding_loss(attention, [[(2,), (3,), (5,)]], WORDS)[1] == -2 * repulsion
-    assert ebama_binding_loss(attention, [[(5,)]], WORDS)[1] == -binding_terms(maps, [(5,)], WORDS)[1]
+    for group, times in (([(2,), (3,), (5,)], 2), ([(5,)], 1)):
+        repulsion = mean_distance(attention, (5,), group, WORDS, "cosine")
+        assert ebama_binding_loss(attention, [group], WORDS)[1].item() == pytest.approx(-times * repulsion)
     assert ebama_binding_loss(attention, [[(), (5,)]], WORDS)[1] == 0
 
 
@@ -119,9 +119,12 @@ def test_intensity_is_one_where_a_token_takes_everything():
 def test_padding_stays_out_of_the_softmax_for_second_generation_text_encoders():
     attention = random_attention(0)
     now, other = (context([[5]], 12, drop_padding=drop) for drop in (True, False))
-    assert Ebama().loss(attention, now) < Ebama().loss(attention, other)
-    reference = Ebama(variant="reference")
-    assert reference.loss(attention, now) == reference.loss(attention, other)
+    losses = {
+        variant: [evaluate(Ebama(variant=variant), one_layer(attention), c).loss for c in (now, other)]
+        for variant in ("default", "reference")
+    }
+    assert losses["default"][0] < losses["default"][1]
+    assert losses["reference"][0] == losses["reference"][1]
 
 
 def test_window_of_the_published_code():
@@ -133,8 +136,8 @@ def test_window_of_the_published_code():
 @pytest.mark.parametrize("groups", [[], [[None]], [[2, None]]])
 def test_without_objects_nothing_is_guided(groups):
     method, now = Ebama(), context(groups)
-    assert method.plain_step_size(now) == 0
-    assert method.evaluate(one_layer(random_attention(0)), now).loss.item() == 0
+    assert method.focus(now) == []
+    assert evaluate(method, one_layer(random_attention(0)), now).loss.item() == 0
 
 
 def test_an_object_without_outside_tokens_is_not_repelled():
@@ -146,7 +149,7 @@ def test_object_that_lost_its_attributes():
     prompt = structure([[None, 5]], 12)
     attention = random_attention(0)
     repaired, published = (
-        Ebama(variant=variant, intensity_weight=0).loss(attention, context(prompt=prompt))
+        evaluate(Ebama(variant=variant, intensity_weight=0), one_layer(attention), context(prompt=prompt)).loss
         for variant in ("default", "reference")
     )
     assert repaired < 0 == published
@@ -158,7 +161,7 @@ def test_zero_maps_and_shared_tokens_are_finite(distance):
     attention[..., [3, 6]] = 0
     attention.requires_grad_()
     now = context([[2, 3], [3, 2], [5, 6], [6]])
-    loss = Ebama(distance=distance).evaluate(one_layer(attention), now).loss
+    loss = evaluate(Ebama(distance=distance), one_layer(attention), now).loss
     assert loss.isfinite()
     assert gradient(loss, attention)[0].isfinite().all()
 
@@ -166,7 +169,7 @@ def test_zero_maps_and_shared_tokens_are_finite(distance):
 def test_nan_in_the_maps_shows_in_the_loss():
     attention = random_attention(0).detach()
     attention[0, 0, 3] = torch.nan
-    assert Ebama().evaluate(one_layer(attention), context([[2, 3]])).loss.isnan()
+    assert evaluate(Ebama(), one_layer(attention), context([[2, 3]])).loss.isnan()
 
 
 def test_unknown_distance():

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from attncontrol.attention.layers import Layer
 from attncontrol.layout import cell_masks
 from attncontrol.losses import Evaluation, LayoutGuidance
-from attncontrol.losses.layout_guidance import layout_guidance_loss
 from tests.golden import golden_cases
+from tests.losses.inputs import evaluate
 from tests.losses.layouts import LEFT, boxes, captured, denoiser_maps, loss_and_gradients, moves, placed, sampling
+from tests.losses.single import layout_guidance_loss
 
 
 def close(value):
@@ -92,13 +93,13 @@ def test_mean_over_layers_and_all_tokens_of_an_entity():
         mask = cell_masks([LEFT], m.layer.size).flatten()
         shares = m.probabilities[:, mask].sum(1) / m.probabilities.sum(1)
         losses.append(((1 - shares[:, [1, 2, 4]]) ** 2).mean())
-    torch.testing.assert_close(method.evaluate(own, placed(([1, [2, 4]], [LEFT]))).loss, torch.stack(losses).mean())
+    torch.testing.assert_close(evaluate(method, own, placed(([1, [2, 4]], [LEFT]))).loss, torch.stack(losses).mean())
 
 
 def test_other_captured_layers_do_not_matter():
     maps, method = denoiser_maps(), LayoutGuidance()
     now = placed(([1], [LEFT]))
-    assert method.evaluate(maps, now).loss == method.evaluate(captured(method, maps), now).loss
+    assert evaluate(method, maps, now).loss == evaluate(method, captured(method, maps), now).loss
 
 
 def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
@@ -106,7 +107,7 @@ def test_tiny_box_gets_a_cell_and_is_empty_in_the_reference():
     default, _ = loss_and_gradients(LayoutGuidance(), maps, now)
     reference = LayoutGuidance(variant="reference")
     assert default.loss < 1
-    assert reference.evaluate(captured(reference, maps), now).loss == 1
+    assert evaluate(reference, captured(reference, maps), now).loss == 1
 
 
 def test_token_without_attention_is_wholly_outside():
@@ -121,7 +122,7 @@ def test_token_without_attention_is_wholly_outside():
 def test_entity_without_box_takes_no_part():
     method, maps = LayoutGuidance(), captured(LayoutGuidance(), denoiser_maps())
     alone, beside = (
-        method.evaluate(maps, now).loss for now in (placed(([1], [LEFT])), placed(([1], [LEFT]), ([4], [])))
+        evaluate(method, maps, now).loss for now in (placed(([1], [LEFT])), placed(([1], [LEFT]), ([4], [])))
     )
     assert alone == beside
 
@@ -131,7 +132,7 @@ def test_mask_acts_as_the_box_it_fills():
     mask[16:48, 16:32] = True
     maps = captured(LayoutGuidance(), denoiser_maps())
     by_mask, by_box = (
-        LayoutGuidance().evaluate(maps, placed(([1], [region]))).loss for region in (mask, (0.25, 0.25, 0.5, 0.75))
+        evaluate(LayoutGuidance(), maps, placed(([1], [region]))).loss for region in (mask, (0.25, 0.25, 0.5, 0.75))
     )
     assert by_mask == by_box
 
@@ -142,7 +143,7 @@ def test_nan_in_maps_does_not_raise(variant):
     with torch.no_grad():
         for m in maps.layers:
             m.probabilities[:, 3] = torch.nan
-    assert method.evaluate(captured(method, maps), placed(([1], [LEFT]))).loss.isnan()
+    assert evaluate(method, captured(method, maps), placed(([1], [LEFT]))).loss.isnan()
 
 
 layouts = st.lists(st.lists(boxes, min_size=1, max_size=3), min_size=1, max_size=3)
@@ -156,7 +157,7 @@ def test_bounds_gradients_and_order(regions, seed, data):
     assert all(g.isfinite().all() for g in gradients)
     assert 0 <= result.loss <= 1
     shuffled = [(words, data.draw(st.permutations(own))) for words, own in data.draw(st.permutations(entities))]
-    torch.testing.assert_close(method.evaluate(captured(method, maps), placed(*shuffled)).loss, result.loss)
+    torch.testing.assert_close(evaluate(method, captured(method, maps), placed(*shuffled)).loss, result.loss)
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 10), boxes)

@@ -4,10 +4,18 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from attncontrol.losses import SynGen
-from attncontrol.losses.syngen import syngen_loss, syngen_terms
-from attncontrol.losses.words import DISTANCES, distributions
+from attncontrol.losses.words import DISTANCES, Pair
 from tests.golden import golden_cases
-from tests.losses.inputs import attentions, context, gradient, one_layer, published_structure, random_attention
+from tests.losses.inputs import (
+    attentions,
+    context,
+    evaluate,
+    gradient,
+    one_layer,
+    published_structure,
+    random_attention,
+)
+from tests.losses.single import distances, mean_distance, syngen_loss
 
 GROUPS = [[(2,), (3, 4), (5,)], [(7,), (8,)]]
 WORDS = range(1, 11)
@@ -28,21 +36,24 @@ def test_published_values(case):
     assert positive.item() == pytest.approx(expected["positive_loss"], rel=1e-5, abs=1e-6)
     assert negative.item() == pytest.approx(expected["negative_loss"], rel=1e-5, abs=1e-6)
 
-    loss = method.evaluate(one_layer(attention), now).loss
+    loss = evaluate(method, one_layer(attention), now).loss
     assert loss.item() == pytest.approx(expected["total_loss"], rel=1e-5, abs=1e-6)
-    assert (method.plain_step_size(now) > 0) == expected["latent_would_change"]
+    assert bool(method.focus(now)) == expected["latent_would_change"]
     (grad,) = gradient(loss, attention)
     torch.testing.assert_close(grad, case.tensor("grad"), rtol=0, atol=1e-4 * expected["grad_absmax"])
 
 
 @pytest.mark.parametrize("case", golden_cases("syngen"))
 def test_published_pairs(case):
-    maps = distributions(case.tensor("aggregated"))
+    attention, words = case.tensor("aggregated"), range(1, len(case["clip_tokens"]) - 1)
     for group in case["outputs"]["groups"]:
-        attraction, repulsion = syngen_terms(maps, as_words(group["indices"]), range(1, len(case["clip_tokens"]) - 1))
-        assert attraction.tolist() == pytest.approx([p["positive"] for p in group["pairs"]], rel=1e-5, abs=1e-6)
+        *modifiers, noun = own = as_words(group["indices"])
+        attraction = distances(attention, [Pair(word, noun, 1.0) for word in modifiers], "kl")
+        assert attraction == pytest.approx([p["positive"] for p in group["pairs"]], rel=1e-5, abs=1e-6)
+        *others, last = (mean_distance(attention, word, own, words, "kl") for word in own)
         negatives = [p["negative"] for p in group["pairs"]] or [group["negative"]]
-        assert (-repulsion).tolist() == pytest.approx(negatives, rel=1e-5, abs=1e-6)
+        repulsion = [-(other + last) / 2 for other in others] or [-last]
+        assert repulsion == pytest.approx(negatives, rel=1e-5, abs=1e-6)
 
 
 @given(attentions, st.permutations(range(2)), st.sampled_from(list(DISTANCES)))
@@ -87,15 +98,13 @@ def test_distances_of_disjoint_maps():
 
 
 def test_the_largest_distance_of_the_pieces_counts():
-    maps = distributions(random_attention(0))
-    single = [syngen_terms(maps, [(piece,), (5,)], WORDS)[0] for piece in (3, 4)]
-    assert syngen_terms(maps, [(3, 4), (5,)], WORDS)[0] == max(single)
+    whole, *single = distances(random_attention(0), [Pair(word, (5,), 1.0) for word in ((3, 4), (3,), (4,))], "kl")
+    assert whole == max(single)
 
 
 def test_without_outside_tokens_only_attraction_is_left():
-    attraction, repulsion = syngen_terms(distributions(random_attention(0)), [(1,), (2,)], range(1, 3))
-    assert attraction.item() > 0
-    assert repulsion.tolist() == [0]
+    attraction, repulsion = syngen_loss(random_attention(0), [[(1,), (2,)]], range(1, 3))
+    assert attraction > 0 == repulsion
 
 
 @pytest.mark.parametrize(
@@ -112,7 +121,7 @@ def test_without_outside_tokens_only_attraction_is_left():
 def test_who_takes_part(groups, include, expected):
     method, now = SynGen(include_entities=include), context(groups)
     assert method.groups(now) == expected
-    assert (method.plain_step_size(now) > 0) == bool(expected)
+    assert bool(method.focus(now)) == bool(expected)
 
 
 def test_published_code_keeps_a_noun_that_lost_its_modifiers():
@@ -121,7 +130,7 @@ def test_published_code_keeps_a_noun_that_lost_its_modifiers():
 
 def test_groups_that_share_tokens_are_finite():
     attention = random_attention(0)
-    loss = SynGen().evaluate(one_layer(attention), context([[2, 3], [3, 2], [2, 2]])).loss
+    loss = evaluate(SynGen(), one_layer(attention), context([[2, 3], [3, 2], [2, 2]])).loss
     assert gradient(loss, attention)[0].isfinite().all()
 
 
@@ -130,7 +139,7 @@ def test_zero_maps_are_finite(distance):
     attention = random_attention(0).detach()
     attention[..., [3, 6]] = 0
     attention.requires_grad_()
-    loss = SynGen(distance=distance).evaluate(one_layer(attention), context([[2, 3], [5, 6]])).loss
+    loss = evaluate(SynGen(distance=distance), one_layer(attention), context([[2, 3], [5, 6]])).loss
     assert loss.isfinite()
     assert gradient(loss, attention)[0].isfinite().all()
 
@@ -138,7 +147,7 @@ def test_zero_maps_are_finite(distance):
 def test_nan_in_the_maps_shows_in_the_loss():
     attention = random_attention(0).detach()
     attention[0, 0, 3] = torch.nan
-    assert SynGen().evaluate(one_layer(attention), context([[2, 3]])).loss.isnan()
+    assert evaluate(SynGen(), one_layer(attention), context([[2, 3]])).loss.isnan()
 
 
 def test_unknown_distance():

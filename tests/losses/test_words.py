@@ -12,7 +12,7 @@ def test_faint_maps_have_finite_gradients(total, distance):
     attention = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
     attention[..., 1] *= total
     attention.requires_grad_()
-    word_distances(distributions(attention), [[0]], [[1], [2]], distance).sum().backward()
+    word_distances(distributions(attention[None]), [(0, [0], [1]), (0, [0], [2])], distance).sum().backward()
     assert attention.grad.isfinite().all() and attention.grad.norm() > 0
 
 
@@ -21,9 +21,9 @@ def test_distributions_do_not_depend_on_the_scale_of_a_map(scale):
     attention = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
     attention[..., 1] /= attention[..., 1].max()
     scaled = attention * torch.tensor([1, scale, 1])
-    torch.testing.assert_close(distributions(scaled), distributions(attention), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(distributions(scaled[None]), distributions(attention[None]), rtol=1e-5, atol=1e-7)
 
 
 def test_a_map_below_the_smallest_normal_number_stays_as_it_is():
     attention = torch.ones(2, 2, 2) * torch.tensor([1e-40, 0])
-    assert distributions(attention).equal(attention.flatten(0, 1).T)
+    assert distributions(attention[None])[0].equal(attention.flatten(0, 1).T)
