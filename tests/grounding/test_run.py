@@ -101,7 +101,7 @@ def test_other_pipelines_around_the_unet_are_grounded(pipe):
 
 @pytest.mark.parametrize("control", [None, pytest.param("attention-refocusing", marks=pytest.mark.slow)])
 def test_images_of_a_batch_are_those_drawn_alone(control):
-    """Two boxes, three of two entities, and one; in float64, where kernels leave rounding errors only."""
+    """Two boxes, three of two entities, and one; in float64, but for the maps that a method reads in float32."""
     pipe = gated.controlled(unet=gated.unet().double(), text_encoder=tiny.text_encoder().double())
     prompts = [PROMPT, "a red bird with two dogs", "a lion"]
     layouts = [
@@ -113,7 +113,7 @@ def test_images_of_a_batch_are_those_drawn_alone(control):
     together = draw(pipe, prompts, [0, 1, 2], layout=layouts, **known)
     for i, (prompt, layout) in enumerate(zip(prompts, layouts, strict=True)):
         alone = draw(pipe, prompt, i, layout=layout, **known)[0]
-        torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-9)
+        torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-5 if control else 1e-9)
 
 
 def test_copies_for_perturbed_attention_are_grounded_as_the_conditional_one(pipe):
