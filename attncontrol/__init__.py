@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attncontrol.control import AttentionControl as AttentionControl
     from attncontrol.control import attach as attach
+    from attncontrol.grounding import Grounding as Grounding
     from attncontrol.losses import AStar as AStar
     from attncontrol.losses import AttendAndExcite as AttendAndExcite
     from attncontrol.losses import AttentionRefocusing as AttentionRefocusing
@@ -46,6 +47,7 @@ _HOMES = {
     "attach": "attncontrol.control",
     "AttentionControl": "attncontrol.control",
     "AttentionControlOutput": "attncontrol.pipelines",
+    "Grounding": "attncontrol.grounding",
 }
 
 

@@ -6,16 +6,18 @@ import dataclasses
 import functools
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from attncontrol.families import family_of
+from attncontrol.families import family_of, grounded_family
 from attncontrol.families.base import Family
 from attncontrol.families.compiled import before_call
+from attncontrol.grounding.run import GroundedRun, check_phrases, grounded_boxes
+from attncontrol.grounding.settings import Grounding, read_grounding
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.engine import Engine
 from attncontrol.guidance.record import ControlRecord
@@ -36,6 +38,7 @@ def attach(
     prompt: str | Sequence[str] | None = None,
     subjects: Sequence[Any] | None = None,
     layout: Any = None,
+    grounding: bool | str | Grounding | Mapping[str, Any] | None = None,
     parser: Any = None,
     record_maps: bool = False,
     memory: Memory = "auto",
@@ -46,13 +49,14 @@ def attach(
     pipe: any pipeline around a Stable Diffusion UNet (text-to-image, image-to-image, inpainting, ControlNet, ...).
     control: a method's name, a method, or methods added up. prompt: the prompt, or the list of them, that the pipeline
     will be called with. subjects: words or phrases of the prompt, token indices, or groups; parsed from the prompt if
-    absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. parser: a spaCy
+    absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. grounding: True,
+    "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the layout, too. parser: a spaCy
     pipeline or its name. record_maps: keep each subject's map of every step (one more denoiser pass per step).
     memory: "low" recomputes activations in the backward pass instead of keeping them, "fast" keeps them, "auto" does
     so if what `attncontrol.guidance.cost` counts fits into nine tenths of the device's free memory. text_length: the
     positions of a prompt that is given as embeddings, where they are more than the text encoder's (compel).
 
-    Raises ValueError if the pipeline, a method, a subject or a layout cannot be used.
+    Raises ValueError if the pipeline, a method, a subject, a layout or a grounding cannot be used.
 
         with attach(pipe, "syngen", prompt="a red crown and a blue bow") as control:
             image = pipe("a red crown and a blue bow", image=...).images[0]
@@ -60,7 +64,19 @@ def attach(
     """
     methods = resolve_control(control, settings_of(pipe))
     prepared = prepare_targets(pipe, methods, prompt, subjects, layout, parser, text_length)
-    return AttentionControl(pipe, methods, prepared, record_maps=record_maps, memory=memory)
+    run = None
+    if (told := read_grounding(grounding)) is not None:
+        prepared, run = _ground(pipe, told, prepared)
+    return AttentionControl(pipe, methods, prepared, record_maps=record_maps, memory=memory, grounding=run)
+
+
+def _ground(pipe: Any, grounding: Grounding, targets: Sequence[Target]) -> tuple[list[Target], GroundedRun]:
+    """The targets with grounded layouts, and what tells the UNet of them."""
+    family = grounded_family(pipe)
+    check_phrases(grounding, [target.structure for target in targets])
+    found = [grounded_boxes(grounding, t.structure, t.layout, pipe.tokenizer) for t in targets]
+    grounded = [dataclasses.replace(t, layout=layout) for t, (_, layout) in zip(targets, found, strict=True)]
+    return grounded, GroundedRun(family, grounding, [boxes for boxes, _ in found])
 
 
 def settings_of(pipe: Any) -> dict[str, Any]:
@@ -98,13 +114,21 @@ class AttentionControl:
     """
 
     def __init__(
-        self, pipe: Any, methods: MethodSum, targets: Sequence[Target], *, record_maps: bool, memory: Memory
+        self,
+        pipe: Any,
+        methods: MethodSum,
+        targets: Sequence[Target],
+        *,
+        record_maps: bool,
+        memory: Memory,
+        grounding: GroundedRun | None = None,
     ) -> None:
         if memory not in get_args(Memory):
             raise ValueError(f"memory must be 'auto', 'fast' or 'low', not {memory!r}")
         self.pipe, self.methods, self.targets = pipe, methods, list(targets)
         self.record_maps, self.memory = record_maps, memory
-        self._family = family_of(pipe)
+        self._grounding = grounding
+        self._family = family_of(pipe) if grounding is None else grounding.family
         self._run = self._new_run()
 
     @property
@@ -118,6 +142,8 @@ class AttentionControl:
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
         self._scheduler = scheduler
         self._run = self._new_run()
+        if self._grounding is not None:
+            self._grounding.install()
         self._hook()
         self._prompt_is_checked = False
         if hasattr(self.pipe, "encode_prompt"):
@@ -128,6 +154,8 @@ class AttentionControl:
 
     def __exit__(self, *exception: Any) -> None:
         self._unhook()
+        if self._grounding is not None:
+            self._grounding.remove()
         for name in ("step", "set_timesteps"):
             vars(self._scheduler).pop(name, None)
         vars(self.pipe).pop("encode_prompt", None)
@@ -181,6 +209,8 @@ class AttentionControl:
                 self._hook()
             self._run = self._new_run(threading.get_ident())
             self._prompt_is_checked = False
+            if self._grounding is not None:
+                self._grounding.start()
             return set_timesteps(*args, **kwargs)
 
         return wrapper
@@ -193,6 +223,8 @@ class AttentionControl:
             raise RuntimeError("the scheduler was replaced under control: set it before `with attach(...)`")
         if threading.get_ident() != run.thread:  # another pipeline shares the denoiser
             return args, kwargs
+        if self._grounding is not None:
+            kwargs = self._grounding.told(args, kwargs, run.calls, len(self._solver_calls(run)))
         call = self._family.bind(args, kwargs)
         if run.guided_call != run.calls and self._starts_iteration(run):
             run.guided_call = run.calls
@@ -210,10 +242,15 @@ class AttentionControl:
 
     def _starts_iteration(self, run: _Run) -> bool:
         """Whether a move in this call lasts: one iteration of guidance per step of the scheduler's solver."""
+        starts = self._solver_calls(run)
+        return run.calls < len(starts) and starts[run.calls]
+
+    def _solver_calls(self, run: _Run) -> list[bool]:
+        """For every call of the run, whether it starts a step of the solver."""
         if run.starts is None:
             calls = getattr(self.pipe, "num_timesteps", None) or len(self._scheduler.timesteps)
             run.starts = starting_calls(self._scheduler, calls)
-        return run.calls < len(run.starts) and run.starts[run.calls]
+        return run.starts
 
     def _moving_step(self, step: Any) -> Any:
         """`scheduler.step` that starts from the moved sample."""

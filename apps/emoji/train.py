@@ -9,6 +9,7 @@ python -m apps.emoji.train unet --workdir WORK --seconds 18000   # and noisy one
 torchrun --nproc-per-node 2 -m apps.emoji.train unet --workdir WORK   # likewise, a process per core
 python -m apps.emoji.train decay --workdir WORK --seconds 3600   # from there to learning rate zero
 python -m apps.emoji.train export --workdir WORK --state unet_decayed.pt   # into the package
+python -m apps.emoji.train gates --workdir WORK --seconds 1500   # GLIGEN's gates for the shipped UNet
 python -m apps.emoji.train restore --workdir WORK    # begin a work folder from the shipped weights
 python -m apps.emoji.train all --workdir WORK --seconds 36000
 """
@@ -23,13 +24,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
 from attncontrol.evaluation import oracle
 from attncontrol.models import resolve
 
-from . import dataset, export, grounding, latents, oracle_training, text, unet, vae
+from . import dataset, export, gates, grounding, latents, oracle_training, text, unet, vae
 from .captions import Noise
 from .scenes import Placed
 from .vocabulary import COLOURS, NAMES
@@ -142,6 +144,16 @@ def stage_restore(args: argparse.Namespace) -> None:
     export.restore(Path(resolve("emoji")), args.workdir)
 
 
+def stage_gates(args: argparse.Namespace) -> None:
+    """Gates for the UNet of the shipped checkpoint; the rest of it stays as it is."""
+    pipe = StableDiffusionPipeline.from_pretrained(resolve("emoji"))
+    phrases = gates.Phrases(pipe.text_encoder, pipe.tokenizer)
+    trainer = gates.Trainer(pipe.unet, unet.Conditioner(pipe.text_encoder, pipe.tokenizer), phrases, args.bf16)
+    rows, captions, placed = gates.scenes(args.workdir, load_file(Path(resolve("emoji")) / export.LATENT_SPACE))
+    gates.run(trainer, rows, captions, gates.pack(placed, phrases), args.workdir, args.seconds)
+    gates.export(args.workdir / "gates.pt", args.workdir / gates.FILE)
+
+
 def stage_decay(args: argparse.Namespace) -> None:
     """Bring the learning rate of the last stable state down to zero: the state to ship."""
     stage_unet(args, decay=True)
@@ -166,6 +178,7 @@ STAGES = {
     "vae": stage_vae,
     "unet": stage_unet,
     "decay": stage_decay,
+    "gates": stage_gates,
     "export": stage_export,
     "restore": stage_restore,
     "all": stage_all,
@@ -183,7 +196,7 @@ def main() -> None:
     parser.add_argument(
         "--bf16",
         action="store_true",
-        help="vae, unet, decay: mixed precision; 1.6 times as fast on CPUs with avx512_bf16, slower on others",
+        help="vae, unet, decay, gates: mixed precision; 1.6 times as fast on CPUs with avx512_bf16, slower on others",
     )
     parser.add_argument("--learning-rate", type=float, default=unet.LEARNING_RATE, help="unet, decay: the highest")
     parser.add_argument("--widths", type=int, nargs=2, default=(48, 128), help="channels of the UNet's two levels")

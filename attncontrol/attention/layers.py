@@ -20,7 +20,7 @@ class Layer:
 
     `name` is the module's dotted name, `place` the part of the network it sits in, `is_cross` whether its keys
     are text tokens, `size` the (height, width) of its queries for the latents at hand, `by_default` whether methods
-    look at it unless told otherwise.
+    look at it unless told otherwise, `is_grounding` whether its keys are pixels and then tokens for boxes (GLIGEN).
     """
 
     name: str
@@ -28,6 +28,7 @@ class Layer:
     is_cross: bool
     size: Size
     by_default: bool = True
+    is_grounding: bool = False
 
     @property
     def path(self) -> str:

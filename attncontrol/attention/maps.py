@@ -123,7 +123,15 @@ class AttentionMaps:
 
     def self_attention(self, size: Size | None = None) -> list[LayerMap]:
         """Self-attention layers, only those with `size` = (height, width) queries if given."""
-        return [m for m in self.layers if not m.layer.is_cross and size in (None, m.layer.size)]
+        own = [m for m in self.layers if not m.layer.is_cross and not m.layer.is_grounding]
+        return [m for m in own if size in (None, m.layer.size)]
+
+    def grounding(self, size: Size | None = None) -> list[LayerMap]:
+        """Attention of GLIGEN's gates, only that with `size` = (height, width) queries if given.
+
+        Queries and keys are the pixels and behind them 30 tokens, those of the layout's boxes first.
+        """
+        return [m for m in self.layers if m.layer.is_grounding and size in (None, m.layer.size)]
 
     def mean_cross(self, size: Size) -> Tensor:
         """Mean of all head maps of the cross-attention layers of `size`: [images, height, width, text positions].

@@ -17,8 +17,8 @@ class Job:
     """One image to make, of JSON types only.
 
     `control` has every part with all settings (`control_to_json`), None for plain sampling; `layout` is what
-    `read_layout` reads. `file`, `row` (from 0, counted over
-    the file's rows) and `metadata` say where it comes from and do not influence the image.
+    `read_layout` reads, `grounding` what `read_grounding` reads. `file`, `row` (from 0, counted over the file's rows)
+    and `metadata` say where it comes from and do not influence the image.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Job:
     file: str
     row: int
     metadata: dict[str, Any] | None = None
+    grounding: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -44,7 +45,7 @@ class Job:
     @property
     def settings(self) -> str:
         """Jobs of equal settings can be made in one batch."""
-        return json.dumps([self.steps, self.guidance_scale, self.width, self.height, self.control])
+        return json.dumps([self.steps, self.guidance_scale, self.width, self.height, self.control, self.grounding])
 
     def key(self, model: str) -> str:
         """SHA-256 of all that determines the image. `model` stands for the model, its settings and the versions."""
@@ -60,6 +61,8 @@ class Job:
             "subjects": self.subjects,
             "layout": _layout_digest(self.layout),
         }
+        if self.grounding is not None:
+            described["grounding"] = self.grounding
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

@@ -130,6 +130,7 @@ class _NamedRow:
                 file=self.file.name,
                 row=self.number,
                 metadata=row.metadata,
+                grounding=row.grounding,
             )
 
 

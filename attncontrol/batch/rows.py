@@ -16,6 +16,7 @@ from attncontrol.arguments import LARGEST_SEED
 from attncontrol.batch.formats import ROW_KEYS, Problem, Record
 from attncontrol.batch.formats.naming import HOW_TO_NAME
 from attncontrol.batch.formats.raw_row import short
+from attncontrol.grounding import read_grounding
 from attncontrol.layout import read_layout
 from attncontrol.losses.combining import control_to_json, resolve_control
 from attncontrol.losses.registry import method_classes, nearest
@@ -124,6 +125,12 @@ def _resolved_control(value: str, tuned: str) -> list[dict[str, Any]]:
     return control_to_json(resolve_control(json.loads(value), json.loads(tuned)))
 
 
+def _grounding(value: Any) -> Any:
+    """A grounding with every setting named; "none" is None."""
+    grounding = read_grounding(None if value == "none" else value)
+    return None if grounding is None else grounding.to_json()
+
+
 def _metadata(value: Any) -> Any:
     try:
         size = len(json.dumps(value, allow_nan=False))
@@ -157,6 +164,7 @@ class Row(BaseModel):
     control: Annotated[Any, AfterValidator(_control)] = None
     subjects: Annotated[list[Any], BeforeValidator(_subjects)] | None = None
     layout: Any = None
+    grounding: Annotated[Any, AfterValidator(_grounding)] = None
     images_per_prompt: Annotated[int, Whole, Field(ge=1, le=MOST_IMAGES)] = 1
     metadata: Annotated[dict[str, Any], BeforeValidator(_metadata)] | None = None
 
@@ -257,6 +265,8 @@ def _consistent(row: Row, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]
                 "layout",
                 f"{part['method']} needs one: {{phrase: [x0, y0, x1, y1]}} with coordinates in 0..1, or 'auto'",
             )
+    if row.grounding is not None and row.layout is None:
+        yield "layout", "grounding needs one: {phrase: [x0, y0, x1, y1]} with coordinates in 0..1, or 'auto'"
     for subject in row.subjects or ():
         for word in _flat(subject):
             if isinstance(word, str) and not find_words(row.prompt, re.sub(r"#\d+$", "", word)):

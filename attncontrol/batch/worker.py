@@ -116,12 +116,13 @@ class Worker:
     def _call(self, jobs: Sequence[Job]) -> list[Outcome]:
         first, start = jobs[0], time.perf_counter()
         arguments: dict[str, Any] = {}
-        if first.control is not None or self.maps:
+        if first.control is not None or first.grounding is not None or self.maps:
             arguments = {
                 "control": first.control,
                 "record_maps": self.maps,
                 "subjects": [job.subjects for job in jobs],
                 "layout": [job.layout for job in jobs],
+                "grounding": first.grounding,
                 "memory": self.memory,
             }
         out = self.pipe(
@@ -164,6 +165,7 @@ class Worker:
             control=resolve_control(job.control),
             record=record,
             layout=job.layout,
+            grounding=job.grounding,
         )
         overlays = _overlays(image, record) if self.maps else None
         return Outcome(job, Made(image, recipe, _guidance(record), seconds, flagged, overlays))

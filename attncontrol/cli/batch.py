@@ -34,6 +34,8 @@ def batch(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of that method.")
     ] = None,
+    grounding: options.Grounding = None,
+    grounding_beta: options.GroundingBeta = None,
     negative_prompt: options.NegativePrompt = "",
     prompt_column: Annotated[
         str | None, typer.Option("--prompt-column", metavar="NAME", help="The column or key that holds the prompts.")
@@ -105,6 +107,7 @@ def batch(
     with console.status("starting"):
         guidance = options.read_guidance_scale(guidance_scale, model)
         parts = options.read_control(control, assignments, model)
+        gates = options.read_grounding_option(grounding, grounding_beta)
 
         from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
         from attncontrol.batch.sources import kept
@@ -113,6 +116,7 @@ def batch(
 
     defaults = {
         "control": control_to_json(parts) or None,
+        "grounding": gates,
         "negative_prompt": negative_prompt,
         "seed": first,
         "images_per_prompt": images_per_prompt,

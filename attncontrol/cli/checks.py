@@ -11,7 +11,7 @@ from pathlib import Path
 from attncontrol.arguments import PLAIN, check_side, nearest
 from attncontrol.cli import catalog
 from attncontrol.cli.errors import option
-from attncontrol.models import BUNDLED
+from attncontrol.models import BUNDLED, has_gates, resolve
 
 DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu|hpu|npu|mtia|privateuseone|meta)(?::\d+)?")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -50,6 +50,19 @@ def check_layout(layout: str | None, controls: Iterable[str]) -> None:
                     f"--layout: {method} needs a layout: give a JSON file of phrases of the prompt and their boxes "
                     "(x0, y0, x1, y1 in 0..1), as in {\"cat\": [0, 0, 0.5, 1]}, or 'auto'"
                 )
+
+
+def check_grounding(grounding: str | None, layout: str | None, model: str) -> None:
+    """Raises ValueError for a grounding without a layout, or of a checkpoint here whose UNet has no gates."""
+    if grounding is None:
+        return
+    if layout is None:
+        raise ValueError("--grounding: it needs boxes: give --layout, a JSON file of phrases and boxes, or 'auto'")
+    if os.path.exists(resolve(model)) and not has_gates(model):
+        raise ValueError(
+            f"--grounding: the model {model!r} has no gates that could be told of boxes: give --model a GLIGEN "
+            "checkpoint, as masterful/gligen-1-4-generation-text-box, or leave the option out"
+        )
 
 
 def check_model(model: str) -> None:

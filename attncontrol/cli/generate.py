@@ -24,6 +24,8 @@ def generate(
     ] = None,
     subjects: options.Subjects = None,
     layout: options.LayoutFile = None,
+    grounding: options.Grounding = None,
+    grounding_beta: options.GroundingBeta = None,
     negative_prompt: options.NegativePrompt = "",
     seed: Annotated[
         str, typer.Option("--seed", metavar="NUMBER", help="Of the first image, the next ones count on; or 'random'.")
@@ -53,25 +55,27 @@ def generate(
     checks.check_layout(layout, [control])
     checks.check_model(model)
     checks.check_device(device)
+    checks.check_grounding(grounding, layout, model)
     checks.check_folder(output)
     named, assignments = options.read_subjects(subjects), options.read_settings(settings)
     first = options.read_seed(seed)
-    if control == PLAIN and (named or layout) and not maps:
+    if control == PLAIN and (named or layout) and not (maps or grounding):
         raise ValueError(f"--control: {PLAIN!r} makes no use of --subjects and --layout")
     with console.status("starting"):
         methods = options.read_control(control, assignments, model)
         guidance = options.read_guidance_scale(guidance_scale, model)
         placed = options.read_layout_option(layout)
+        gates = options.read_grounding_option(grounding, grounding_beta)
 
         from attncontrol.images.drawing import Request, draw
         from attncontrol.images.recipe import save_image
         from attncontrol.losses.combining import control_name
 
-    stem = f"{slug(prompt)}_{slug(control_name(methods))}"
+    stem = "_".join([slug(prompt), slug(control_name(methods)), *([grounding] if grounding else [])])
     paths = {number: output / f"{stem}_{number}.png" for number in range(first, first + images)}
     check_targets([p for path in paths.values() for p in ((path, _maps_path(path)) if maps else (path,))], overwrite)
     request = Request(
-        model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory
+        model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory, gates
     )
     if seed == "random":
         typer.echo(f"seed {first}")
@@ -96,7 +100,7 @@ def _maps_path(path: Path) -> Path:
 def _summary(drawn) -> str:
     """What was guided: "guided cat [2], red frog [6], 12 refinements"."""
     if not drawn.recipe.control:
-        return "plain"
+        return "grounded" if drawn.recipe.grounding else "plain"
     subjects = ", ".join(f"{s['text']} {s['noun']['token_indices']}" for s in drawn.recipe.subjects)
     refinements = drawn.record.refinements
     left_out = [noun for noun, reason in drawn.record.left_out.items() if reason == "negated"]

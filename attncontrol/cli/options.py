@@ -34,6 +34,22 @@ LayoutFile = Annotated[
         "--layout", metavar="FILE", help="JSON file of phrases and their boxes (x0, y0, x1, y1 in 0..1), or 'auto'."
     ),
 ]
+Grounding = Annotated[
+    Literal["gligen", "reground"] | None,
+    typer.Option(
+        "--grounding",
+        help="Also tell the model of the layout, by the gates of a GLIGEN checkpoint in its own wiring or ReGround's.",
+    ),
+]
+GroundingBeta = Annotated[
+    float | None,
+    typer.Option(
+        "--grounding-beta",
+        min=0,
+        max=1,
+        help="Fraction of sampling in which the gates are open; 0.3 for gligen and 1 for reground by default.",
+    ),
+]
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What not to draw.", show_default=False)]
 Steps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
 GuidanceScale = Annotated[
@@ -134,6 +150,17 @@ def read_layout_option(value: str | None) -> Any:
     with option("--layout"):
         read_layout(value)
         return json.loads(Path(value).read_text(encoding="utf-8"))
+
+
+def read_grounding_option(name: str | None, beta: float | None) -> dict[str, Any] | None:
+    """The settings of `--grounding` and `--grounding-beta`; None without."""
+    if name is None:
+        if beta is not None:
+            raise ValueError("--grounding-beta: it belongs to --grounding: give that, too")
+        return None
+    from attncontrol.grounding import Grounding
+
+    return Grounding(beta=beta, rewired=name == "reground").to_json()
 
 
 def read_guidance_scale(scale: float | None, model: str) -> float:

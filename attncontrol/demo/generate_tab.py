@@ -104,6 +104,10 @@ class GenerateTab:
             with gr.Row():
                 self.automatic = gr.Button("Automatic", size="sm", elem_id="automatic-layout")
                 self.clear = gr.Button("Clear", size="sm", elem_id="clear-layout")
+            if self.studio.has_gates:
+                choices = [("no", PLAIN), ("by GLIGEN", "gligen"), ("by ReGround", "reground")]
+                told = gr.Radio(choices, value=PLAIN, label="Tell the model of the boxes", elem_id="grounding")
+                self.job.field("grounding", told)
 
     def _sampling(self, seed: int) -> None:
         limits, side = self.limits, self.studio.size
@@ -205,7 +209,9 @@ class GenerateTab:
     def _read(self, values: dict[str, Any]) -> Any:
         prompt = (values["prompt"] or "").strip()
         with field("layout"):
-            layout = layout_of(values["layout"]) if needs_boxes(self.studio, values["method"]) else None
+            grounded = values.get("grounding", PLAIN) != PLAIN
+            boxed = grounded or needs_boxes(self.studio, values["method"])
+            layout = layout_of(values["layout"]) if boxed else None
         return read_task(
             self.studio,
             self.limits,
@@ -227,6 +233,7 @@ class GenerateTab:
                     "settings": settings,
                     "subjects": recipes.subject_groups(recipe),
                     "layout": recipe.layout,
+                    "grounding": recipes.grounding_name(recipe) or PLAIN,
                     "seed": recipe.seed,
                     **{
                         k: getattr(recipe, k)
@@ -272,10 +279,11 @@ class GenerateTab:
             )
             check(self.studio, request, MethodSum())
         groups = word_groups(self.studio, prompt, structure)
-        simple = ("prompt", "method", "steps", "guidance_scale", "negative_prompt", "width", "height")
+        simple = ("prompt", "method", "steps", "guidance_scale", "negative_prompt", "width", "height", "grounding")
+        boxed = needs_boxes(self.studio, method) or values.get("grounding", PLAIN) != PLAIN
         return {
             **self.job.no_errors(),
-            **{self.job.fields[name]: values[name] for name in simple if name in values},
+            **{self.job.fields[name]: values[name] for name in simple if name in values and name in self.job.fields},
             self.job.fields["seed"]: str(values["seed"]),
             self.job.fields["images"]: 1,
             self.job.fields["settings"]: form,
@@ -283,7 +291,7 @@ class GenerateTab:
             self.job.fields["layout"]: {**layout, "phrases": _phrases(groups), "boxes": boxes_of(boxes)},
             self.aim: _aim(method),
             self.about: _about(self.studio, method),
-            self.layout_part: gr.Accordion(open=needs_boxes(self.studio, method)),
+            self.layout_part: gr.Accordion(open=boxed),
             self.sampling_part: gr.Accordion(open="steps" in values),
         }
 

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from attncontrol.arguments import PLAIN
+from attncontrol.grounding.settings import NAMES, read_grounding
 from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_name, control_to_json, resolve_control
@@ -23,7 +24,8 @@ def as_python(recipe: Recipe) -> str:
         "height": recipe.height,
         "control": _changed(recipe),
         "subjects": subject_groups(recipe) if recipe.control else None,
-        "layout": recipe.layout if recipe.control else None,
+        "layout": recipe.layout if recipe.control or recipe.grounding else None,
+        "grounding": grounding_name(recipe) or recipe.grounding,
     }
     dtype = "" if recipe.dtype == "float32" else f", dtype=torch.{recipe.dtype}"
     lines = [f"    {name}={value!r}," for name, value in arguments.items() if value is not None]
@@ -62,10 +64,13 @@ def as_command(recipe: Recipe) -> str:
                 words += ["--set", f"{prefix}{name}={json.dumps(value)}"]
     if recipe.control and recipe.subjects:
         words += ["--subjects", json.dumps(subject_groups(recipe))]
-    before = ""
-    if recipe.control and recipe.layout == "auto":
+    if recipe.grounding:
+        words += ["--grounding", "reground" if recipe.grounding["rewired"] else "gligen"]
+        words += ["--grounding-beta", f"{recipe.grounding['beta']:g}"]
+    before, uses_layout = "", bool(recipe.control or recipe.grounding)
+    if uses_layout and recipe.layout == "auto":
         words += ["--layout", "auto"]
-    elif recipe.control and recipe.layout:
+    elif uses_layout and recipe.layout:
         before = f"cat > layout.json <<'END'\n{json.dumps(recipe.layout)}\nEND\n"
         words += ["--layout", "layout.json"]
     return before + shlex.join(words)
@@ -75,6 +80,11 @@ def subject_groups(recipe: Recipe) -> list[list[list[int]]] | None:
     """The recipe's subjects as the pipeline takes them: each a group of token indices, the noun's last."""
     groups = [[w["token_indices"] for w in (*subject["modifiers"], subject["noun"])] for subject in recipe.subjects]
     return groups or None
+
+
+def grounding_name(recipe: Recipe) -> str | None:
+    """What `grounding` is called if it has its default settings."""
+    return next((name for name in NAMES if read_grounding(name).to_json() == recipe.grounding), None)
 
 
 def _changed(recipe: Recipe) -> list[dict[str, Any]] | None:
@@ -104,9 +114,11 @@ def check_restorable(recipe: Recipe, model: str) -> None:
     """Raises ValueError for a recipe whose method or model this demo does not have."""
     if recipe.model != model:
         raise ValueError(f"this image was made by the model {recipe.model!r}; this demo runs {model!r}.")
+    if recipe.grounding and grounding_name(recipe) is None:
+        raise ValueError("this image was grounded by settings that the demo does not offer.")
     for part in recipe.control:
         if part.get("method") not in method_classes():
             raise ValueError(f"this image was made by the method {part.get('method')!r}, which is not known here.")
     boxed = any(method_classes()[part["method"]].needs_layout for part in recipe.control)
-    if recipe.control and recipe.layout and not boxed:
+    if recipe.control and recipe.layout and not (boxed or recipe.grounding):
         raise ValueError("this image was made with boxes by methods that need none, which the demo does not offer.")

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from attncontrol.families import family_of
+from attncontrol.families.gligen import GatedUNetFamily
 from attncontrol.models import resolve, tuned_settings
 
 LOOK_SECONDS = 1.0  # how often a job is asked whether its visitor is still there
@@ -75,6 +76,11 @@ class Studio:
         """The side of the model's images, in pixels."""
         latents = getattr(self.pipe, "default_sample_size", None) or self.pipe.unet.config.sample_size
         return latents * self.pipe.vae_scale_factor
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the model can be told of boxes (docs/grounding.md)."""
+        return isinstance(family_of(self.pipe), GatedUNetFamily)
 
     @property
     def tokenizer(self) -> Any:

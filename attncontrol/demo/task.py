@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attncontrol.arguments import LARGEST_SEED, PLAIN, read_assignment, read_seeds
@@ -15,6 +15,7 @@ from attncontrol.demo.previews import previews
 from attncontrol.demo.schema import ITEMS, read_boxes, read_settings, read_subject_list
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
+from attncontrol.grounding import read_grounding
 from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.layout import place, read_layout
 from attncontrol.losses import MethodSum
@@ -45,7 +46,7 @@ def field(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Task:
-    """Images of one prompt: plain and, if there are methods, controlled, on the seeds from `seed` on."""
+    """Images of one prompt: plain and, with methods or grounding, controlled, on the seeds from `seed` on."""
 
     request: Request
     methods: MethodSum
@@ -76,6 +77,7 @@ def read_task(
     seed: Any = 0,
     images: Any = 1,
     negative_prompt: str = "",
+    grounding: Any = PLAIN,
     **sampling: Any,
 ) -> Task:
     """A checked task. Raises FieldError that names the field at fault, before anything is drawn.
@@ -85,6 +87,9 @@ def read_task(
     first = whole_number("seed", seed, 0, LARGEST_SEED)
     seeds = tuple(range(first, first + whole_number("images", images, 1, limits.images)))
     request = read_request(studio, limits, prompt, negative_prompt, subjects=subjects, layout=layout, **sampling)
+    with field("grounding"):
+        gates = read_grounding(None if grounding == PLAIN else grounding)
+    request = replace(request, grounding=None if gates is None else gates.to_json())
     methods = read_method(studio, method, settings or {})
     check(studio, request, methods)
     return Task(request, methods, seeds)
@@ -230,24 +235,27 @@ def check(studio: Studio, request: Request, methods: MethodSum) -> None:
         with field("layout"):
             if request.layout is not None:
                 place(read_layout(request.layout), structure, tokenizer)
-        missing = request.layout is None and any(method.needs_layout for _, method in methods.parts)
-        if missing:
+        if request.layout is None and any(method.needs_layout for _, method in methods.parts):
             raise FieldError("layout", "this method needs boxes: draw one for each thing, or press “Automatic”.")
+        if request.layout is None and request.grounding is not None:
+            raise FieldError("layout", "grounding needs boxes: draw one for each thing, or press “Automatic”.")
         with field("method"):
             prepare_targets(studio.pipe, methods, request.prompt, request.subjects, request.layout, None)
 
 
 def make_pairs(studio: Studio, task: Task, report: Report) -> list[Pair]:
     """Draws a task's images, plain and controlled in turn; reports `Progress` after every step."""
-    variants = [MethodSum(), task.methods] if task.methods.parts else [MethodSum()]
+    variants = [(replace(task.request, grounding=None), MethodSum())]
+    if task.methods.parts or task.request.grounding is not None:
+        variants.append((task.request, task.methods))
     total = len(task.seeds) * len(variants) * task.request.steps
     done = 0
     pairs = []
     with previews(studio.pipe, task.request.width, task.request.height) as preview:
         for seed in task.seeds:
             drawn = []
-            for methods in variants:
-                what = f"seed {seed}, {'with control' if methods.parts else 'plain'}"
+            for number, (request, methods) in enumerate(variants):
+                what = f"seed {seed}, {'with control' if number else 'plain'}"
 
                 def on_step(_: Any, what: str = what) -> None:
                     nonlocal done
@@ -255,6 +263,6 @@ def make_pairs(studio: Studio, task: Task, report: Report) -> list[Pair]:
                     report(Progress(done, total, what, preview()))
 
                 with field("settings"):  # what only the run itself can find wrong
-                    drawn.append(draw(studio.pipe, task.request, methods, seed, on_step))
+                    drawn.append(draw(studio.pipe, request, methods, seed, on_step))
             pairs.append(Pair(*drawn))
     return pairs

@@ -13,6 +13,7 @@ from attncontrol.families.base import Family
 from attncontrol.families.caches import check_no_cache
 from attncontrol.families.compiled import original
 from attncontrol.families.flux import FluxFamily
+from attncontrol.families.gligen import GatedUNetFamily, GroundedUNetFamily, has_gates, tells_of_guidance
 from attncontrol.families.pixart import PixArtFamily
 from attncontrol.families.qwen_image import QwenImageFamily
 from attncontrol.families.sd3 import StableDiffusion3Family
@@ -69,23 +70,50 @@ def _of_unet(pipe: Any, name: str) -> Family:
                 f"{name} cannot be controlled: its {type(tokenizer).__name__} is not CLIP's, so its words cannot be "
                 f"found among the tokens. {INSTEAD}"
             )
-    # asked of the class: before its first call a pipeline cannot answer the property itself
-    if not hasattr(type(pipe), "do_classifier_free_guidance") and "do_classifier_free_guidance" not in vars(pipe):
+    gated = has_gates(pipe.unet) and not hasattr(pipe, "tokenizer_2")
+    if not gated and not tells_of_guidance(pipe):
         raise ValueError(
             f"{name} cannot be controlled: it has no property do_classifier_free_guidance, which says whether "
             f"the denoiser's batch holds unconditional rows. {INSTEAD}"
         )
+    if gated:
+        return GatedUNetFamily(pipe)
     return XLFamily(pipe) if hasattr(pipe, "tokenizer_2") else UNetFamily(pipe)
 
 
-def family_of_checkpoint(index: Mapping[str, Any]) -> type[Family]:
-    """The family of a checkpoint by its model_index.json. Raises ValueError if there is none."""
+def grounded_family(pipe: Any) -> GroundedUNetFamily:
+    """The family of a pipeline whose UNet is to be told of boxes. Raises ValueError for one without gates."""
+    family_of(pipe)
+    name, kind = type(pipe).__name__, getattr(_config(pipe), "attention_type", None)
+    if kind != "gated" or hasattr(pipe, "tokenizer_2"):
+        found = "gates for phrases with pictures" if has_gates(getattr(pipe, "unet", None)) else "no gates"
+        raise ValueError(
+            f"grounding: the denoiser of this {name} has {found}, so it cannot be told of boxes. Load a GLIGEN "
+            "checkpoint for text and boxes (as masterful/gligen-1-4-generation-text-box), or use the layout with a "
+            "method: attention-refocusing, boxdiff or layout-guidance"
+        )
+    if getattr(pipe, "tokenizer", None) is None or getattr(pipe, "text_encoder", None) is None:
+        raise ValueError(f"grounding: this {name} has no tokenizer and text encoder, which the boxes' phrases need")
+    return GroundedUNetFamily(pipe)
+
+
+def _config(pipe: Any) -> Any:
+    return getattr(getattr(pipe, "unet", None), "config", None)
+
+
+def family_of_checkpoint(index: Mapping[str, Any], unet: Mapping[str, Any] | None = None) -> type[Family]:
+    """The family of a checkpoint by its model_index.json and its UNet's configuration, with gates in grounded runs.
+
+    Raises ValueError if there is none.
+    """
     for component in ("transformer", "unet"):
         class_name = (index.get(component) or (None, None))[1]
         if class_name in KNOWN:
             return KNOWN[class_name]
         if class_name == "UNet2DConditionModel":
-            return XLFamily if "tokenizer_2" in index else UNetFamily
+            if "tokenizer_2" in index:
+                return XLFamily
+            return GroundedUNetFamily if (unet or {}).get("attention_type") == "gated" else UNetFamily
     raise ValueError(f"a {index.get('_class_name')} has no denoiser that can be controlled. {INSTEAD}")
 
 

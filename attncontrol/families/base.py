@@ -178,6 +178,10 @@ class Family(ABC):
     def layers(self, grid: Size) -> list[Layer]:
         """The attention layers in order of execution, with the size of their maps."""
 
+    def running(self, layers: Sequence[Layer]) -> Sequence[Layer]:
+        """Those of the layers that run in the present call."""
+        return layers
+
     @abstractmethod
     def attention_modules(self) -> dict[str, nn.Module]:
         """The modules of all layers by name."""

@@ -160,7 +160,7 @@ def load_weightless(path: str, dtype: torch.dtype) -> tuple[Family, int, Size]:
         raise ValueError(f"no Stable Diffusion checkpoint at {path!r}: {error}") from error
     side = unet["sample_size"]
     size = (side, side) if isinstance(side, int) else tuple(side)
-    family = family_of_checkpoint(index).weightless(unet, dtype)
+    family = family_of_checkpoint(index, unet).weightless(unet, dtype)
     return family, 2 ** (len(vae["block_out_channels"]) - 1), size
 
 

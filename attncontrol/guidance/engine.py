@@ -67,7 +67,7 @@ class Engine:
         with torch.inference_mode(False), torch.enable_grad():
             if not self.images:
                 self._choose_layers(self.family.layers(self.family.grid(call)))
-            guided = GuidedPass(self.family, call, self.layers, prompts=len(self.targets))
+            guided = GuidedPass(self.family, call, self.family.running(self.layers), prompts=len(self.targets))
             if not self.images:
                 guided.check_copies()
                 self._start_run(guided.images)

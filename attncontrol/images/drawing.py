@@ -18,7 +18,10 @@ from attncontrol.models import default_call
 
 @dataclass(frozen=True)
 class Request:
-    """What several images have in common; `layout` is as the pipeline takes it, `layout_json` what it says."""
+    """What several images have in common.
+
+    `layout` is as the pipeline takes it, `layout_json` what it says; `grounding` are the settings of one.
+    """
 
     model: str
     prompt: str
@@ -32,6 +35,7 @@ class Request:
     layout_json: Any = None
     maps: bool = False
     memory: Memory = "auto"
+    grounding: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Ca
         control=methods if methods.parts else None,
         subjects=request.subjects,
         layout=request.layout,
+        grounding=request.grounding,
         record_maps=request.maps,
         memory=request.memory,
         generator=torch.Generator().manual_seed(seed),
@@ -75,5 +80,6 @@ def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Ca
         control=methods,
         record=record,
         layout=request.layout_json,
+        grounding=request.grounding,
     )
     return Drawn(out.images[0], record, recipe)

@@ -31,7 +31,8 @@ class Recipe:
 
     `control` has one entry per method: {"method", "weight", all its settings}; empty for plain sampling. `subjects`
     are those that were guided: {"text", "noun": {"text", "token_indices"}, "modifiers": [...]}, start of text = 0.
-    `layout` is as the caller gave it, and for "auto" the boxes that were used. `versions` maps package to version.
+    `layout` is as the caller gave it, and for "auto" the boxes that were used; `grounding` has its settings, None
+    without. `versions` maps package to version.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -49,6 +50,7 @@ class Recipe:
     control: tuple[dict[str, Any], ...] = ()
     subjects: tuple[dict[str, Any], ...] = ()
     layout: Any = None
+    grounding: dict[str, Any] | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -82,11 +84,13 @@ def recipe_of(
     control: MethodSum | None = None,
     record: ImageRecord | None = None,
     layout: Any = None,
+    grounding: dict[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of one image a pipeline has made.
 
     model: the name, id or folder the pipeline was loaded from. control: the methods, as `resolve_control` gives
-    them. record: the image's entry of `out.control.images`. layout: as given to the call, of JSON types.
+    them. record: the image's entry of `out.control.images`. layout: as given to the call, of JSON types. grounding:
+    its settings, `Grounding.to_json`.
     """
     return Recipe(
         prompt=prompt,
@@ -102,6 +106,7 @@ def recipe_of(
         control=tuple(control_to_json(control)) if control else (),
         subjects=_subjects(record),
         layout=_layout(layout, record),
+        grounding=grounding,
         versions=package_versions(),
     )
 
@@ -178,6 +183,7 @@ def infotext(recipe: Recipe) -> str:
         "Size": f"{recipe.width}x{recipe.height}",
         "Model": recipe.model,
         "Control": control or None,
+        "Grounding": _shown_grounding(recipe.grounding),
         "Subjects": ", ".join(subject["text"] for subject in recipe.subjects) or None,
         "Version": f"attncontrol {recipe.versions.get('attncontrol', 'unknown')}",
     }
@@ -186,6 +192,13 @@ def infotext(recipe: Recipe) -> str:
         lines.append(f"Negative prompt: {recipe.negative_prompt}")
     lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items() if value is not None))
     return "\n".join(lines)
+
+
+def _shown_grounding(grounding: dict[str, Any] | None) -> str | None:
+    """ "GLIGEN 0.3", or "ReGround 1": the share of sampling in which gates are open."""
+    if grounding is None:
+        return None
+    return f"{'ReGround' if grounding['rewired'] else 'GLIGEN'} {grounding['beta']:g}"
 
 
 def _quoted(value: str) -> str:

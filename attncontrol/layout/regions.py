@@ -23,10 +23,12 @@ class Layout:
 
     `regions` holds for every entity, in the prompt structure's order, its regions (none if it may be anywhere). A
     region is a box (x0, y0, x1, y1), fractions of width and height with the origin top left, or a mask, a bool
-    tensor [height, width] of any size that spans the image.
+    tensor [height, width] of any size that spans the image. `grounded` says whether the denoiser is told of them,
+    too (docs/grounding.md).
     """
 
     regions: tuple[tuple[Region, ...], ...]
+    grounded: bool = False
 
     @property
     def boxes(self) -> tuple[tuple[Box, ...], ...]:

@@ -5,8 +5,9 @@ Phung, Ge, Huang, "Grounded Text-to-Image Synthesis with Attention Refocusing", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ Release = Literal["v1", "v2"]
 EARLY_STEPS = 15
 PUBLISHED_STEPS = 50
 PUBLISHED_SCALE = 4.0
+TOKENS = 30  # of a gate
 PLAIN_SCALE = 40.0  # the authors' advice without GLIGEN (docs/methods/attention_refocusing.md, section 5)
 # first step, first step after, stride, scale of the loss, most moves (docs/methods/attention_refocusing.md, 5 and 6)
 SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
@@ -55,6 +57,11 @@ class PlacedObjects:
     def of_images(self, objects: Sequence[int]) -> Owners:
         """The images of these objects."""
         return Owners(tuple(self.images.images[number] for number in objects), self.images.count)
+
+    def counts(self, like: Tensor) -> Tensor:
+        """How many objects every image has, at least 1: [images], in the dtype and on the device of `like`."""
+        counts = torch.tensor([float(max(self.images.images.count(i), 1)) for i in range(self.images.count)])
+        return on_device(counts.to(like.dtype), like.device)
 
     def pairs(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Maps and boxes of one image in pairs: of the same object, and of different ones."""
@@ -195,20 +202,43 @@ def sar_leak(attention: Tensor, weights: Tensor, outside: Tensor) -> Tensor:
     return (weights @ attention.mean(1) * outside).sum(-1)
 
 
-def grounding_loss(attention: Tensor, boxes: Tensor, box_owners: Tensor, early: bool) -> Tensor:
-    """Gated self-attention of GLIGEN's fuser, averaged over layers (docs/methods/attention_refocusing.md, section 4).
+def token_attention(attention: Tensor, boxes: Tensor) -> Tensor:
+    """Mean attention of each box's pixels to the grounding tokens.
 
-    attention: [heads, pixels + grounding tokens, same]; boxes: bool [boxes, pixels] with the objects `box_owners`
-    [boxes], whose number is also taken for that of their grounding token, as published. The strongest attention a
-    box pays to another token, a mean over heads; the sum over boxes divided by the objects; 0 unless `early`.
+    Args:
+        attention: Probabilities [images, heads, pixels + tokens, same], of a gate.
+        boxes: bool [images, boxes, pixels].
+
+    Returns:
+        [images, boxes, heads, tokens].
     """
-    pixels = boxes.shape[1]
-    if not early:
-        return attention.new_zeros(())
-    tokens = _box_queries(attention[:, :pixels, pixels:], boxes)
-    columns = torch.arange(tokens.shape[-1], device=tokens.device)
-    others = tokens * (columns != box_owners[:, None])
-    return others.amax(-1).mean(0).sum() / (box_owners.max() + 1)
+    pixels = boxes.shape[-1]
+    return _box_queries(attention[..., :pixels, pixels:], boxes[:, None]).transpose(1, 2)
+
+
+def grounding_terms(tokens: Tensor, own: Tensor) -> Tensor:
+    """The grounding term of GLIGEN's gates (docs/methods/attention_refocusing.md, section 4).
+
+    Args:
+        tokens: `token_attention` of boxes, averaged over layers, [boxes, heads, tokens].
+        own: bool [boxes, tokens], the tokens that do not count against a box.
+
+    Returns:
+        The strongest attention each box pays to another token, a mean over heads: [boxes].
+    """
+    return (tokens * ~own[:, None]).amax(-1).mean(1)
+
+
+def _of_boxes(layer: LayerMap, boxes: Tensor, owners: Owners, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """function(attention of some images, their boxes [images, boxes, pixels]), for every box: [boxes, ...].
+
+    `boxes` are those of all images, bool [boxes, height, width] on the CPU.
+    """
+    cells = owners.padded(boxes.flatten(1))[:, : owners.count].transpose(0, 1)
+    slots = [owners.images[:box].count(image) for box, image in enumerate(owners.images)]
+    terms = layer.reduce(lambda attention, images: function(attention, on_device(cells, attention.device)[images]))
+    index = index_tensor(list(zip(owners.images, slots, strict=True)), terms.device)
+    return terms[index[:, 0], index[:, 1]]
 
 
 def _box_queries(attention: Tensor, boxes: Tensor) -> Tensor:
@@ -228,7 +258,7 @@ def _box_queries(attention: Tensor, boxes: Tensor) -> Tensor:
 )
 @dataclass(frozen=True, kw_only=True)
 class AttentionRefocusing(LayoutMethod):
-    """Attention Refocusing, CAR + SAR, without GLIGEN (Phung et al., CVPR 2024, arXiv 2306.05427).
+    """Attention Refocusing: CAR + SAR, and a grounding term with GLIGEN (Phung et al., CVPR 2024, arXiv 2306.05427).
 
     Every word of a placed entity, noun or modifier, is an object with the entity's boxes. The scale of the loss and
     the most moves in a step follow the published table; a step moves until every word fills its boxes.
@@ -238,18 +268,25 @@ class AttentionRefocusing(LayoutMethod):
     words, each occurrence by itself; a word of several tokens is the mean of their maps; box edges go to the nearest
     cell instead of being cut off, and a box smaller than a cell gets one, where CAR took it for filled and SAR gave
     NaN; the table is stretched to the number of sampling steps; for text encoders of Stable Diffusion 2.x the
-    end-of-text and padding positions stay out of the softmax. Its scale is the one the authors advise without
-    GLIGEN.
+    end-of-text and padding positions stay out of the softmax; the grounding term leaves out all tokens of a box's own
+    entity and no other, and the null tokens. Its scale is the one the authors advise without GLIGEN, and the published
+    one with it.
     """
 
     stop: float = option(0.8, "guide up to this fraction of sampling, at most as far as the published table goes")
     step_size: float | None = option(
         None,
         "scale of the loss in the first steps, later ones have 3/4 and 1/4 of it; by default 40, and the published "
-        "4, made for GLIGEN, in the reference variant",
+        "4, made for GLIGEN, in grounded runs and in the reference variant",
     )
     car: float = option(1.0, "weight of cross-attention refocusing", at_least=0, at_most=1000)
     sar: float = option(1.0, "weight of self-attention refocusing", at_least=0, at_most=1000)
+    ground: float = option(
+        3.0,
+        "weight of the grounding term in the first 15 of 50 steps of grounded runs; v1 has none",
+        at_least=0,
+        at_most=1000,
+    )
     satisfied: float = option(
         0.2, "move no further in a step once every word's maximum in its boxes is this", at_least=0
     )
@@ -264,23 +301,35 @@ class AttentionRefocusing(LayoutMethod):
     @property
     def base_step(self) -> float:
         """The factor of all steps; without a `step_size` of its own that of the variant."""
-        if self.step_size is None and self.relative_step is None:
+        if self._has_no_step:
             return PLAIN_SCALE if self.variant == "default" else PUBLISHED_SCALE
         return super().base_step
 
+    @property
+    def _has_no_step(self) -> bool:
+        return self.step_size is None and self.relative_step is None
+
+    @property
+    def _ground(self) -> float:
+        return self.ground if self.release == "v2" else 0.0
+
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
-        """Cross-attention and, unless `sar` is 0, self-attention layers of one size."""
+        """Cross-attention layers of one size and, unless their weight is 0, self-attention and gates."""
         layers = self.allowed_layers(layers)
         size = self.map_size(layers)
-        chosen = [layer for layer in layers if layer.size == size and (layer.is_cross or self.sar)]
-        if self.sar and all(layer.is_cross for layer in chosen):
+        weights = [1 if layer.is_cross else self._ground if layer.is_grounding else self.sar for layer in layers]
+        chosen = [layer for layer, weight in zip(layers, weights, strict=True) if layer.size == size and weight]
+        if self.sar and all(layer.is_cross or layer.is_grounding for layer in chosen):
             raise ValueError(
                 f"{self.name}: no self-attention layer has maps of {size[0]}x{size[1]}; set sar=0 or resolution"
             )
         return chosen
 
     def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
-        """car * CAR + sar * SAR, not negative; the refinement rule reads the weakest maximum of a word in its box."""
+        """car * CAR + sar * SAR + ground * the grounding term, not negative.
+
+        The refinement rule reads the weakest maximum of a word in its box.
+        """
         attention = self.attention(maps)
         size = tuple(attention.shape[1:3])
         placed = [(image, *own) for image, now in enumerate(contexts) for own in self._objects(now)]
@@ -292,10 +341,14 @@ class AttentionRefocusing(LayoutMethod):
             maps=tuple(number for number, (_, groups, _) in enumerate(placed) for _ in groups),
             boxes=tuple(number for number, (*_, regions) in enumerate(placed) for _ in regions),
         )
-        terms = car_terms(prepared, boxes, objects, self._published_step(contexts[0]) < EARLY_STEPS, self.release)
+        early = self._published_step(contexts[0]) < EARLY_STEPS
+        terms = car_terms(prepared, boxes, objects, early, self.release)
         loss = self.car * terms.total
         if self.sar:
             loss = loss + self.sar * self._leak(maps.self_attention(size), boxes, objects, loss.device)
+        if early and self._ground and (gates := maps.grounding(size)):
+            own = [tokens for now in contexts for tokens in self._own_tokens(now)]
+            loss = loss + self._ground * self._grounding(gates, boxes, objects, own)
         return Evaluation(loss, monitor=terms.min_inside)
 
     def _leak(self, layers: Sequence[LayerMap], boxes: Tensor, objects: PlacedObjects, device: torch.device) -> Tensor:
@@ -311,9 +364,43 @@ class AttentionRefocusing(LayoutMethod):
         if not boxes.numpy().any((1, 2)).all():  # NaN, as published; the others keep their gradient
             leak = torch.where(queries.empty, torch.nan, leak)
         index = index_tensor(list(zip(owners.images, slots, strict=True)), leak.device)
-        counts = torch.tensor([float(max(objects.images.images.count(i), 1)) for i in range(owners.count)])
         total = owners.sum(leak[index[:, 0], index[:, 1]] / len(layers))
-        return total / on_device(counts.to(total.dtype), total.device)
+        return total / objects.counts(total)
+
+    def _grounding(
+        self, layers: Sequence[LayerMap], boxes: Tensor, objects: PlacedObjects, own: Sequence[Collection[int]]
+    ) -> Tensor:
+        """The grounding term of every image, of the layers' mean: the sum over its boxes by its objects.
+
+        `own` are the tokens that do not count against each box. As published the up layers count twice.
+        """
+        owners = objects.of_images(objects.boxes)
+        weights = [2 if self.variant == "reference" and layer.layer.place == "up" else 1 for layer in layers]
+        found = [_of_boxes(layer, boxes, owners, token_attention) for layer in layers]
+        tokens = sum(w * t for w, t in zip(weights, found, strict=True)) / sum(weights)
+        is_own = torch.tensor([[column in columns for column in range(tokens.shape[-1])] for columns in own])
+        return owners.sum(grounding_terms(tokens, on_device(is_own, tokens.device))) / objects.counts(tokens)
+
+    def _own_tokens(self, context: Context) -> list[Collection[int]]:
+        """The tokens that do not count against each box of an image, in the order of `_objects`.
+
+        Those of all boxes of its entity, and null tokens. As published it is one, which has the object's number.
+        """
+        if self.variant == "reference":
+            return [{o} for o, (_, regions) in enumerate(self._objects(context)) for _ in regions]
+        regions = context.layout.regions
+        used = sum(map(len, regions))
+        tokens = {
+            entity: {*range(end - len(own), end), *range(used, TOKENS)}
+            for entity, own, end in zip(context.prompt.entities, regions, accumulate(map(len, regions)), strict=True)
+        }
+        return [
+            tokens[entity]
+            for entity, own in self.placed(context)
+            for word in (*entity.modifiers, entity.noun)
+            if word.token_indices
+            for _ in own
+        ]
 
     def _objects(self, context: Context) -> list[tuple[list[list[int]], tuple[Region, ...]]]:
         """Every word of the placed entities: the positions of each of its maps, and its regions."""
@@ -344,7 +431,8 @@ class AttentionRefocusing(LayoutMethod):
         published, moves = self._table_row(context)
         if not moves or not self.guides(context):
             return
-        step_size = published * self.base_step / PUBLISHED_SCALE
+        grounded = self._has_no_step and context.layout is not None and context.layout.grounded
+        step_size = published * (PUBLISHED_SCALE if grounded else self.base_step) / PUBLISHED_SCALE
         test_loss = self.release == "v1" or self._published_step(context) < 10
         for _ in range(moves):
             evaluation = yield step_size

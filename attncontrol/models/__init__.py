@@ -52,6 +52,13 @@ def tuned_settings(path: str | Path) -> dict[str, dict[str, Any]]:
     return _beside(path, "control.json")
 
 
+def has_gates(path: str | Path) -> bool:
+    """Whether the UNet of a checkpoint's folder can be told of boxes (docs/grounding.md)."""
+    folder = Path(resolve(path))
+    own = _beside(folder / "unet", "config.json").get("attention_type") == "gated"
+    return own or (folder / "gates.safetensors").is_file()
+
+
 def _beside(folder: str | Path, name: str) -> dict[str, Any]:
     file = Path(folder) / name
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -19,6 +19,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from attncontrol.control import attach
 from attncontrol.editing.pipeline import EditingMixin
 from attncontrol.families import family_of, has_transformer_family
+from attncontrol.grounding import add_on
+from attncontrol.grounding.settings import Grounding
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.losses.combining import Control
@@ -51,13 +53,14 @@ class AttentionControlPipeline(EditingMixin):
     """
 
     stock_name: ClassVar[str]
+    also_loads: ClassVar[tuple[str, ...]] = ()  # further stock pipelines whose checkpoints it loads
     tuned_settings: Mapping[str, Mapping[str, Any]] = {}
     _forms: ClassVar[dict[str, type[AttentionControlPipeline]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "stock_name" in vars(cls):  # a subclass of a form is no form for others to get
-            cls._forms[cls.stock_name] = cls
+            cls._forms |= dict.fromkeys((cls.stock_name, *cls.also_loads), cls)
             link_to_auto_pipelines(cls)
         cls._forms[cls.__name__] = cls
 
@@ -77,6 +80,8 @@ class AttentionControlPipeline(EditingMixin):
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{path} is not a complete {cls.stock_name} checkpoint: {error}") from error
         pipe.tuned_settings = tuned_settings(path)
+        if (gates := Path(path, add_on.FILE)).is_file() and "unet" not in kwargs:
+            add_on.add_gates(pipe, gates)
         if "height" in (call := default_call(path)) and hasattr(pipe, "default_sample_size"):
             pipe.default_sample_size = call["height"] // pipe.vae_scale_factor
         return pipe
@@ -144,6 +149,7 @@ class AttentionControlPipeline(EditingMixin):
         control: Control = None,
         subjects: Any = None,
         layout: Any = None,
+        grounding: bool | str | Grounding | Mapping[str, Any] | None = None,
         parser: Any = None,
         record_maps: bool = False,
         memory: Memory = "auto",
@@ -154,15 +160,16 @@ class AttentionControlPipeline(EditingMixin):
         control: a method's name, a method, or methods added up (`AttendAndExcite() + 0.5 * SynGen()`).
         subjects: words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if absent;
         for a list of prompts a list with one entry per prompt. layout: boxes (x0, y0, x1, y1) in 0..1 per phrase,
-        likewise. parser: spaCy pipeline (or its name) that finds the subjects. record_maps: keep each subject's
-        attention map of every step in the result. memory: "low" trades time for memory, "auto" does
-        so if the device has too little for "fast".
+        likewise. grounding: True, "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the
+        layout, with any control or none. parser: spaCy pipeline (or its name) that finds the subjects. record_maps:
+        keep each subject's attention map of every step in the result. memory: "low" trades time for memory, "auto"
+        does so if the device has too little for "fast".
 
         Returns an `AttentionControlOutput`, or the stock tuple with `return_dict=False`. Raises ValueError for
         prompts, subjects, layouts or sizes that cannot be used.
         """
         self._check_names(args, kwargs)
-        if control is None and not record_maps:
+        if control is None and not record_maps and (grounding is None or grounding is False):
             return self._output(super().__call__(prompt, *args, **kwargs), None)
         self._check(prompt, kwargs)
         control = attach(
@@ -171,6 +178,7 @@ class AttentionControlPipeline(EditingMixin):
             prompt=prompt if prompt is not None else _embedded_prompts(kwargs),
             subjects=subjects,
             layout=layout,
+            grounding=grounding,
             parser=parser,
             record_maps=record_maps,
             memory=memory,

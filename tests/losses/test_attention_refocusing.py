@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap, smooth
-from attncontrol.layout import cell_masks
+from attncontrol.layout import Layout, cell_masks
 from attncontrol.losses import AttentionRefocusing, Evaluation
-from attncontrol.losses.attention_refocusing import grounding_loss
+from attncontrol.losses.attention_refocusing import grounding_terms, token_attention
 from tests.golden import golden_cases
 from tests.layout.published import published_objects
-from tests.losses.inputs import attentions, evaluate, gradient, mean_cross
+from tests.losses.inputs import attentions, context, evaluate, gradient, mean_cross
 from tests.losses.layouts import LEFT, RIGHT, boxes, captured, denoiser_maps, loss_and_gradients, placed, sampling
 from tests.losses.single import car_terms, resoftmax, sar_loss, token_means
 
@@ -55,7 +55,9 @@ def published_sar(case, layers):
 def published_ground(case, layers):
     boxes, owners = flat_boxes(case, (16, 16))
     mean = torch.stack(list(layers.values())).mean(0)
-    return grounding_loss(mean, boxes.flatten(1), owners, case["inputs"]["t"] < 15), mean
+    tokens = token_attention(mean[None], boxes.flatten(1)[None])[0]
+    own = torch.arange(tokens.shape[-1]) == owners[:, None]
+    return (case["inputs"]["t"] < 15) * grounding_terms(tokens, own).sum() / (owners.max() + 1), mean
 
 
 def assert_gradients(total, inputs, case):
@@ -354,7 +356,79 @@ def test_grounding_term_leaves_an_objects_own_token_out():
     attention = torch.zeros(1, 19, 19)
     attention[:, :, 16] = 0.9
     attention[:, :, 17] = 0.3
-    cells = cell_masks([LEFT, RIGHT], (4, 4)).flatten(1)
-    owners = torch.tensor([0, 1])
-    torch.testing.assert_close(grounding_loss(attention, cells, owners, early=True), torch.tensor((0.3 + 0.9) / 2))
-    assert grounding_loss(attention, cells, owners, early=False) == 0
+    tokens = token_attention(attention[None], cell_masks([LEFT, RIGHT], (4, 4)).flatten(1)[None])[0]
+    own = torch.tensor([[True, False, False], [False, True, False]])
+    torch.testing.assert_close(grounding_terms(tokens, own), torch.tensor([0.3, 0.9]))
+
+
+def grounded_maps(seed=0, size=(8, 8)):
+    """`denoiser_maps` with gates of a down and an up layer of that size, each a random softmax with 30 tokens."""
+    generator, n = torch.Generator().manual_seed(seed), size[0] * size[1] + 30
+    gates = [
+        LayerMap(
+            Layer(f"{place}.fuser.attn", place, False, size, is_grounding=True),
+            torch.softmax(3 * torch.randn(2, n, n, generator=generator), -1).requires_grad_(),
+        )
+        for place in ("down", "up")
+    ]
+    return AttentionMaps((*denoiser_maps(seed, size).layers, *gates))
+
+
+def term(method, maps, now):
+    """What the grounding term adds to the loss, for each unit of its weight."""
+    with_term, without = (
+        evaluate(other, captured(other, maps), now).loss for other in (method, dataclasses.replace(method, ground=0.0))
+    )
+    return (with_term - without) / method.ground
+
+
+def test_a_box_is_kept_from_the_tokens_of_other_entities_only():
+    """Two boxes of "red cat", then one of "frog": tokens 0, 1 and 2."""
+    maps, other = grounded_maps(), (0.0, 0.0, 1.0, 0.3)
+    now = placed(([1, 2], [LEFT, RIGHT]), ([4], [other]))
+    mean = torch.stack([m.probabilities for m in maps.grounding()]).mean(0)
+    cells = AttentionRefocusing().cells([LEFT, RIGHT, other], (8, 8)).flatten(1)
+    tokens = token_attention(mean[None], cells[None])[0]
+    words_of_cat = 2 * (tokens[0, :, 2] + tokens[1, :, 2])
+    word_of_frog = tokens[2, :, :2].amax(-1)
+    torch.testing.assert_close(term(AttentionRefocusing(), maps, now), (words_of_cat + word_of_frog).mean() / 3)
+
+
+def test_the_published_term_takes_objects_for_tokens_and_up_layers_twice():
+    maps, now = grounded_maps(), placed(([1, 2], [LEFT]), ([4], [RIGHT]))
+    method = AttentionRefocusing(variant="reference")
+    down, up = (m.probabilities for m in maps.grounding())
+    boxes = method.cells([LEFT, LEFT, RIGHT], (8, 8)).flatten(1)
+    tokens = token_attention(((down + 2 * up) / 3)[None], boxes[None])[0]
+    wanted = grounding_terms(tokens, torch.eye(3, 30, dtype=torch.bool)).sum() / 3
+    torch.testing.assert_close(term(method, maps, now), wanted)
+
+
+def test_a_lone_entity_has_no_other_token():
+    assert term(AttentionRefocusing(), grounded_maps(), placed(([1], [LEFT, RIGHT]))) == 0
+
+
+@pytest.mark.parametrize("method", [AttentionRefocusing(), AttentionRefocusing(variant="reference")])
+def test_the_grounding_term_is_early_and_of_the_second_release(method):
+    maps, boxes = grounded_maps(), [([1], [LEFT]), ([4], [RIGHT])]
+    assert term(method, maps, placed(*boxes, index=14)) > 0 == term(method, maps, placed(*boxes, index=15))
+    assert term(dataclasses.replace(method, release="v1"), maps, placed(*boxes)) == 0
+
+
+def test_gates_are_looked_at_where_they_count():
+    layers = [m.layer for m in grounded_maps().layers]
+    assert AttentionRefocusing().select_layers(layers) == layers[2:]
+    for method in (AttentionRefocusing(ground=0), AttentionRefocusing(release="v1")):
+        assert not any(layer.is_grounding for layer in method.select_layers(layers))
+    with pytest.raises(ValueError, match=r"no self-attention layer has maps of 8x8"):
+        AttentionRefocusing().select_layers([layer for layer in layers if layer.is_cross or layer.is_grounding])
+
+
+def test_grounded_runs_have_the_published_scale():
+    def first_move(method, grounded):
+        layout = Layout(((LEFT,),), grounded=grounded)
+        return next(method.refine(context([[1]], n_tokens=12, layout=layout)))
+
+    assert [first_move(AttentionRefocusing(), grounded) for grounded in (False, True)] == [40, 4]
+    assert first_move(AttentionRefocusing(step_size=8), True) == 8
+    assert first_move(AttentionRefocusing(relative_step=0.02), True) == 0.02

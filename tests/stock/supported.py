@@ -12,6 +12,7 @@ import tomesd
 import torch
 
 from tests import tiny
+from tests.grounding import gated
 from tests.stock.builders import (
     controlnet,
     group_offload,
@@ -65,6 +66,12 @@ PIPELINES = [
         text_to_image(diffusers.StableDiffusionInpaintPipeline, {"in_channels": 9}),
         INPAINT,
         "only the latents move, not the mask and the masked picture",
+    ),
+    Case(
+        "StableDiffusionGLIGENPipeline",
+        gated.gligen,
+        {"gligen_phrases": ["cat"], "gligen_boxes": [[0.1, 0.2, 0.6, 0.9]]},
+        "its own boxes, or with `grounding` those of the layout",
     ),
     Case(
         "StableDiffusionControlNetPipeline",

@@ -29,7 +29,7 @@ ALIASES = {
 }
 DESCRIPTIVE = ("category", "challenge", "note")  # PartiPrompts, DrawBench
 SAMPLERS = ("sampler", "sampler_name", "sampler_index", "scheduler")
-JSON_CELLS = ("control", "subjects", "layout", "seeds", "metadata")
+JSON_CELLS = ("control", "subjects", "layout", "grounding", "seeds", "metadata")
 OTHER_WORDS = ("weight", "subject")  # near to a key, and columns of their own elsewhere
 HOW_TO_NAME = "call the one that holds the prompts 'prompt', or name it (--prompt-column on the command line)"
 

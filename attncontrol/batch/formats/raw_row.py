@@ -18,6 +18,7 @@ ROW_KEYS = (
     "control",
     "subjects",
     "layout",
+    "grounding",
     "images_per_prompt",
     "metadata",
 )
