@@ -200,7 +200,7 @@ class AttentionControl:
 
         @functools.wraps(set_timesteps)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            family = family_of(self.pipe)
+            family = family_of(self.pipe) if self._grounding is None else grounded_family(self.pipe)
             if family.denoiser is not self._family.denoiser:
                 raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
             self._family = family
@@ -210,7 +210,7 @@ class AttentionControl:
             self._run = self._new_run(threading.get_ident())
             self._prompt_is_checked = False
             if self._grounding is not None:
-                self._grounding.start()
+                self._grounding.start(family)
             return set_timesteps(*args, **kwargs)
 
         return wrapper

@@ -76,9 +76,9 @@ class GroundedRun:
             fuser.enabled = enabled
 
     @torch.no_grad()
-    def start(self) -> None:
+    def start(self, family: GroundedUNetFamily) -> None:
         """Encodes the phrases, at the start of a run, while the text encoder is where the pipeline has it."""
-        pipe = self.family.pipe
+        self.family, pipe = family, family.pipe
         width, device = pipe.unet.config.cross_attention_dim, pipe._execution_device
         like, count = {"device": device, "dtype": pipe.text_encoder.dtype}, len(self.boxes)
         self._told = {

@@ -33,8 +33,10 @@ class StableDiffusionAttentionControlPipeline(AttentionControlPipeline, StableDi
 
 
 def _text_to_image(pipe: Any) -> Any:
+    if pipe.unet.config.attention_type != "gated" or pipe.vae is None:
+        return pipe
     channels, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
-    if pipe.unet.config.attention_type == "gated" and channels != latents:
+    if channels != latents:
         raise ValueError(
             f"this GLIGEN checkpoint is one for inpainting: its UNet takes {channels} channels, {latents} of them "
             "latents, and so needs a picture. Use a text-box generation checkpoint, or attncontrol.attach with a "

@@ -49,7 +49,7 @@ def test_the_stored_pictures_show_a_failure_mended_and_the_oracle_agrees():
                 judged = verdict(example["prompt"], image.convert("RGB"))
             states = [state for _, state in example[side]]
             assert list(judged.present) == [state != "missing" for state in states]
-            assert list(judged.coloured) == [state in ("right", "misplaced") for state in states]
+            assert list(judged.coloured) == [state in ("right", "in the wrong place") for state in states]
 
 
 def test_the_pictures_are_small():
