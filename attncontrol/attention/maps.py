@@ -89,11 +89,23 @@ def resoftmax(attention: Tensor, spans: Sequence[slice], scale: float = 100.0) -
     return sum(parts[1:], parts[0])
 
 
-def token_means(attention: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """The mean map of every group of positions: [height, width, positions] -> [groups, height, width]."""
+def token_means(attention: Tensor, groups: Sequence[Sequence[int]], text: Sequence[slice] = ()) -> Tensor:
+    """The mean map of every group of positions: [height, width, positions] -> [groups, height, width].
+
+    With the positions `text` of several text encoders it is the mean of their means: each weighs alike, however many
+    pieces it breaks a word into.
+    """
     if not groups:
         return attention.new_zeros(0, *attention.shape[:2])
-    return torch.stack([attention[..., index_tensor(group, attention.device)].mean(-1) for group in groups])
+    split = [_by_encoder(group, text, attention.shape[-1]) for group in groups]
+    means = [[attention[..., index_tensor(part, attention.device)].mean(-1) for part in parts] for parts in split]
+    return torch.stack([torch.stack(parts).mean(0) if len(parts) > 1 else parts[0] for parts in means])
+
+
+def _by_encoder(group: Sequence[int], text: Sequence[slice], width: int) -> list[list[int]]:
+    """The positions of a group, those of each text encoder apart; all of them together if there is only one."""
+    parts = [[i for i in group if i in range(*span.indices(width))] for span in text] if len(text) > 1 else []
+    return [part for part in parts if part] or [list(group)]
 
 
 def index_tensor(positions: Sequence[Any], device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer, choose_size
-from attncontrol.attention.maps import AttentionMaps
+from attncontrol.attention.maps import AttentionMaps, token_means
 from attncontrol.families.base import Call, Family
 from attncontrol.guidance.cost import Memory, fits_in_memory
 from attncontrol.guidance.guided_pass import GuidedPass
@@ -353,7 +353,7 @@ class Engine:
                 words = [list(entity.noun.token_indices) for entity in image.subject.structure.entities]
                 if not words:
                     continue
-                step = torch.stack([attention[..., word].mean(-1) for word in words])[None]
+                step = token_means(attention, words, self.family.text)[None]
                 image.record.maps = step if image.record.maps is None else torch.cat([image.record.maps, step])
 
     def _warn_not_finite(self, move: Move) -> None:

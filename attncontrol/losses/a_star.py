@@ -133,7 +133,7 @@ class AStar(DecayingStep, SmoothedMaps):
         words = self._concepts(context).values()
         if self.normalization == "resoftmax":
             attention = resoftmax(attention, self.softmax_spans(context, self.normalize_eot))
-        maps = self.smoothed(token_means(attention, list(words)))
+        maps = self.smoothed(token_means(attention, list(words), context.text))
         return spread(maps) if self.normalization == "minmax" else maps
 
     def masks(self, context: Context, size: Size) -> dict[int, Tensor]:

@@ -58,7 +58,7 @@ class AttendAndExcite(ThresholdRefinement, SmoothedMaps):
     def subject_maps(self, attention: Tensor, context: Context) -> Tensor:
         """Prepared maps [subjects, height, width] from mean attention [height, width, positions] (sections 4, 5)."""
         probabilities = resoftmax(attention, self.softmax_spans(context, self.normalize_eot), self.softmax_scale)
-        return self.smoothed(token_means(probabilities, self._positions(context)))
+        return self.smoothed(token_means(probabilities, self._positions(context), context.text))
 
     def _positions(self, context: Context) -> list[list[int]]:
         words = [list(entity.noun.token_indices) for entity in context.prompt.entities]

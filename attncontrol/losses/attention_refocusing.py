@@ -191,7 +191,7 @@ class AttentionRefocusing(LayoutMethod):
         objects = self._objects(context)
         words = resoftmax(attention, self.softmax_spans(context, None))
         pieces = [(positions, o) for o, (groups, _) in enumerate(objects) for positions in groups]
-        prepared = smooth(token_means(words, [positions for positions, _ in pieces]))
+        prepared = smooth(token_means(words, [positions for positions, _ in pieces], context.text))
         boxes = on_device(torch.cat([self.cells(regions, size) for _, regions in objects]), prepared.device)
         queries = boxes.flatten(1)
         owners = torch.tensor([o for _, o in pieces])

@@ -130,7 +130,7 @@ class BoxDiff(LayoutMethod, ThresholdRefinement, SmoothedMaps):
         """The terms of every placed noun, from mean attention [height, width, positions]."""
         groups, regions = self._subjects(context)
         probabilities = resoftmax(attention, self.softmax_spans(context, self.normalize_eot))
-        maps = self.smoothed(token_means(probabilities, groups))
+        maps = self.smoothed(token_means(probabilities, groups, context.text))
         size, repair = tuple(maps.shape[1:]), self.variant == "default"
         masks = torch.stack([self.cells(own, size).any(0) for own in regions])
         boxes = [[cell_box(r, size, edges="nearest", at_least_one=repair) for r in own] for own in regions]
