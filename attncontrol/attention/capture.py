@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -69,15 +69,17 @@ class Capture:
 class ForwardCapture(Capture):
     """The same for transformers, whose processors are left alone: the modules' `forward` is wrapped instead.
 
-    Query and key are read at a module's first scaled-dot-product attention; `queries` are the image's rows of it,
-    `columns` the text's keys (docs/add_a_family.md). The maps are functions, since joint attention is large. Inside
-    `installed()` every processor of `denoiser` uses torch's own attention kernels: others have no backward pass or
-    call none that could be read.
+    Query and key are read at a module's first scaled-dot-product attention; `parts` has, for every row of the batch,
+    the image's queries and the text's keys (docs/add_a_family.md). The maps are functions, since joint attention is
+    large. Inside `installed()` every processor of `denoiser` uses torch's own attention kernels: others have no
+    backward pass or call none that could be read.
     """
 
-    def __init__(self, denoiser: nn.Module, layers: Mapping[str, nn.Module], queries: slice, columns: slice) -> None:
+    def __init__(
+        self, denoiser: nn.Module, layers: Mapping[str, nn.Module], parts: Sequence[tuple[slice, slice]]
+    ) -> None:
         super().__init__(layers)
-        self.denoiser, self.queries, self.columns = denoiser, queries, columns
+        self.denoiser, self.parts = denoiser, parts
 
     @contextmanager
     def installed(self) -> Iterator[Capture]:
@@ -106,15 +108,24 @@ class ForwardCapture(Capture):
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         if key.shape[1] != query.shape[1]:  # grouped keys
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        query = query[:, :, self.queries]
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask[..., self.queries, :]
-        functions = deferred_probabilities(query, key, mask, scale)
-        self.store(name, [partial(_columns, function, self.columns) for function in functions])
+        masks = [None] * len(query) if mask is None else mask.expand(len(query), *mask.shape[1:])
+        rows = zip(query, key, masks, self.parts, strict=True)
+        self.store(name, [partial(_text_part, q, k, m, scale, *part) for q, k, m, part in rows])
 
 
-def _columns(probabilities: Callable[[], Tensor], columns: slice) -> Tensor:
-    return probabilities()[..., columns]
+def _text_part(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None, queries: slice, columns: slice
+) -> Tensor:
+    """The image's rows and the text's columns of a joint softmax: [heads, image queries, text positions].
+
+    Columns that begin before the first key or end behind the last one are 0 there.
+    """
+    if mask is not None and mask.shape[-2] > 1:
+        mask = mask[..., queries, :]
+    probabilities = attention_probabilities(query[:, queries], key, mask, scale)
+    if columns.start is None or columns.start >= 0:
+        return probabilities[..., columns]
+    return F.pad(probabilities[..., : columns.stop], (-columns.start, 0))
 
 
 @contextmanager

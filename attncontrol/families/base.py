@@ -40,6 +40,7 @@ class Family(ABC):
     """
 
     denoisers: ClassVar[tuple[str, ...]]  # names of the diffusers classes
+    refused: ClassVar[Mapping[str, str]] = {}  # pipelines around them that cannot be controlled, and why
     component: ClassVar[str] = "transformer"  # the pipeline's name for its denoiser
     latents_argument: ClassVar[str] = "hidden_states"
     shared: ClassVar[frozenset[str]] = frozenset()  # arguments without a row per batch entry, such as position ids
@@ -170,14 +171,22 @@ class Family(ABC):
     def attention_modules(self) -> dict[str, nn.Module]:
         """The modules of all layers by name."""
 
-    def part(self, call: Call) -> tuple[slice, slice]:
-        """Which queries of a layer are the image's, and which keys the text's; here all of a cross-attention."""
+    def part(self, call: Call, row: int) -> tuple[slice, slice]:
+        """Which queries of a layer are the image's in a row, and which keys the text's; here all of a cross-attention.
+
+        Text keys that begin before 0 stand for as many positions without a key.
+        """
         return slice(None), slice(None)
 
     def capture(self, call: Call, layers: Sequence[Layer]) -> Any:
         """What reads the maps of these layers during a forward with this call."""
         modules = self.attention_modules()
-        return ForwardCapture(self.denoiser, {layer.name: modules[layer.name] for layer in layers}, *self.part(call))
+        parts = [self.part(call, row) for row in range(len(self.latents(call)))]
+        return ForwardCapture(self.denoiser, {layer.name: modules[layer.name] for layer in layers}, parts)
+
+    def check_checkpointing(self, layers: Sequence[Layer]) -> None:
+        """Raises ValueError if the maps of these layers would be others in low-memory mode."""
+        return
 
     def perturbed_layers(self) -> list[str]:
         """The attention layers in which perturbed-attention guidance treats the copies of the batch differently."""

@@ -100,6 +100,7 @@ class GuidedPass:
         if not self.low_memory or denoiser.is_gradient_checkpointing:
             yield
             return
+        self.family.check_checkpointing(self.layers)
         denoiser.enable_gradient_checkpointing()
         try:
             yield
