@@ -255,10 +255,8 @@ def test_a_latent_moves_the_query_of_its_patch_and_a_token_its_key_and_no_other(
             moved[0, :, 3 * patch : 4 * patch, 5 * patch : 6 * patch] += 1
         queries = changed(before, first_maps(pipe, pass_, moved)).any(2)
         assert queries.nonzero().tolist() == [[0, 8 * 3 + 5]]
-        rows = [pass_.first_row, pass_.first_row + 1]
-        keys = changed(before, first_maps(pipe, pass_, pass_.start, with_other_word(family, call, rows[0], cat))).any(
-            1
-        )
+        other = with_other_word(family, call, pass_.first_row, cat)
+        keys = changed(before, first_maps(pipe, pass_, pass_.start, other)).any(1)
         assert keys.nonzero().tolist() == [[0, cat]]
 
 

@@ -174,8 +174,8 @@ def sana():
     torch.manual_seed(3)
     coder = AutoencoderDC(
         latent_channels=4, attention_head_dim=4, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
-        encoder_block_out_channels=(8, 8, 16), decoder_block_out_channels=(8, 8, 16), encoder_layers_per_block=(1,) * 3,
-        decoder_layers_per_block=(1,) * 3, encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3,
+        encoder_block_out_channels=(8, 8, 16), decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1,) * 3, decoder_layers_per_block=(1,) * 3, encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3,
     ).eval()  # fmt: skip
     pipe = SanaPipeline(
         scheduler=DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), vae=coder,

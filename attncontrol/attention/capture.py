@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_dispatch import AttentionBackendName
-from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -163,16 +162,16 @@ class _ScoresReader(TorchFunctionMode):
 
 
 @contextmanager
-def plain_attention(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Gives layers the processor of plain attention, and their own ones back on any exit."""
+def plain_attention(layers: Iterable[nn.Module], processor: type) -> Iterator[None]:
+    """Gives layers processors of this class, and their own ones back on any exit."""
     own = {layer: layer.processor for layer in layers}
     try:
         for layer in own:
-            layer.set_processor(AttnProcessor2_0())
+            layer.set_processor(processor())
         yield
     finally:
-        for layer, processor in own.items():
-            layer.set_processor(processor)
+        for layer, before in own.items():
+            layer.set_processor(before)
 
 
 class CapturingProcessor:

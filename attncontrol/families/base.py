@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 
 from attncontrol.attention.capture import ForwardCapture
@@ -46,6 +47,7 @@ class Family(ABC):
     shared: ClassVar[frozenset[str]] = frozenset()  # arguments without a row per batch entry, such as position ids
     lora_argument: ClassVar[str | None] = "joint_attention_kwargs"  # where a call's LoRA scale is
     text: ClassVar[tuple[slice, ...]] = (slice(0, -1),)  # of every text encoder, without its start and last position
+    plain_processor: ClassVar[type] = AttnProcessor2_0  # of the layers that perturbed-attention guidance changes
     size_multiple: ClassVar[int] = 16  # of an image's height and width in pixels
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of methods that have no tuned ones
 
@@ -123,15 +125,18 @@ class Family(ABC):
     def batch_layout(self, call: Call, prompts: int) -> tuple[int, int]:
         """How many copies of the images one call holds, and which of them (from 0) is the conditional one.
 
-        Where the pipeline does not tell, a call holds two copies if its halves of the latents are equal and its rows
-        a multiple of twice the number of prompts.
+        Classifier-free guidance puts an unconditional copy in front, perturbed-attention guidance a perturbed one
+        behind. Where the pipeline does not tell, a call holds an unconditional copy if its latents are so many equal
+        parts and its rows a multiple of their number times that of the prompts.
         """
+        perturbed = int(getattr(self.pipe, "do_perturbed_attention_guidance", False))
         told = getattr(self.pipe, "do_classifier_free_guidance", None)
         if told is None:
-            latents = self.latents(call)
-            half = len(latents) // 2
-            told = len(latents) % (2 * prompts) == 0 and torch.equal(latents[:half], latents[half:])
-        return (2, 1) if told else (1, 0)
+            latents, copies = self.latents(call), 2 + perturbed
+            told = len(latents) % (copies * prompts) == 0 and all(
+                torch.equal(part, latents[: len(part)]) for part in latents.chunk(copies)
+            )
+        return int(told) + 1 + perturbed, int(told)
 
     def rows(self, call: Call, batch: int, rows: Sequence[int]) -> Call:
         """The arguments of a denoiser call for some rows of its batch only."""
@@ -190,7 +195,7 @@ class Family(ABC):
 
     def perturbed_layers(self) -> list[str]:
         """The attention layers in which perturbed-attention guidance treats the copies of the batch differently."""
-        return []
+        return [name.removesuffix(".processor") for name in getattr(self.pipe, "pag_attn_processors", {})]
 
 
 class BlockFamily(Family):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
@@ -18,7 +19,7 @@ class Flux2Family(PackedFamily):
     """A pipeline around a `Flux2Transformer2DModel`; tokens of reference pictures lie behind the image's."""
 
     denoisers = ("Flux2Transformer2DModel",)
-    refused = {
+    refused: ClassVar[Mapping[str, str]] = {
         "Flux2KleinKVPipeline": "it keeps keys and values of its reference pictures from step to step, and guided "
         "passes would change them. Use Flux2KleinPipeline"
     }

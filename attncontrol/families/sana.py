@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from diffusers.models.attention_processor import SanaLinearAttnProcessor2_0
 from torch import Tensor
 
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
@@ -18,7 +20,7 @@ class SanaFamily(PatchFamily):
     """A pipeline around a `SanaTransformer2DModel`. Of the text, the first state and the last 299 are keys."""
 
     denoisers = ("SanaTransformer2DModel",)
-    refused = {
+    refused: ClassVar[Mapping[str, str]] = {
         name: "its scheduler and its input have different scales. Use SanaPipeline"
         for name in ("SanaSprintPipeline", "SanaSprintImg2ImgPipeline")
     }
@@ -26,6 +28,7 @@ class SanaFamily(PatchFamily):
     size_multiple = 32
     stacks = (("transformer_blocks", "block", "attn2", (3 / 20, 10 / 20)),)
     defaults = TRANSFORMER_SETTINGS
+    plain_processor = SanaLinearAttnProcessor2_0
 
     @property
     def tokenizer(self) -> Any:

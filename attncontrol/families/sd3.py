@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers.models.attention_processor import JointAttnProcessor2_0
+
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder
@@ -18,6 +20,7 @@ class StableDiffusion3Family(PatchFamily):
     stacks = (("transformer_blocks", "joint", "attn", (4 / 24, 12 / 24)),)
     text = (slice(1, CLIP_KEYS - 1), slice(CLIP_KEYS, -1))
     defaults = TRANSFORMER_SETTINGS
+    plain_processor = JointAttnProcessor2_0
 
     @property
     def tokenizer(self) -> Any:

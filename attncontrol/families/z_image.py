@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ class ZImageFamily(BlockFamily):
     """
 
     denoisers = ("ZImageTransformer2DModel",)
-    refused = {"ZImageOmniPipeline": "its sequences are made of pictures and text in turn. Use ZImagePipeline"}
+    refused: ClassVar[Mapping[str, str]] = {
+        "ZImageOmniPipeline": "its sequences are made of pictures and text in turn. Use ZImagePipeline"
+    }
     latents_argument = "x"
     stacks = (("layers", "single", "attention", (5 / 30, 15 / 30)),)
     defaults = TRANSFORMER_SETTINGS

@@ -78,9 +78,8 @@ class GuidedPass:
     @contextmanager
     def _unperturbed(self) -> Iterator[None]:
         """Plain attention where perturbed-attention guidance would treat the copies of a batch differently."""
-        names = self.family.perturbed_layers()
-        modules = self.family.attention_modules() if names else {}
-        with plain_attention([modules[name] for name in names]):
+        layers = [self.family.denoiser.get_submodule(name) for name in self.family.perturbed_layers()]
+        with plain_attention(layers, self.family.plain_processor):
             yield
 
     def _maps(self, capture: Capture, images: int) -> list[AttentionMaps]:
