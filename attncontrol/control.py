@@ -148,6 +148,7 @@ class AttentionControl:
                         f"this block controls the prompt {_shown(guided)}, but the pipeline was called with "
                         f"{_shown(given)}: attach with the prompt of the call, in a `with` block for each"
                     )
+                self._family.check_encoding(given, kwargs)
             return encode_prompt(*args, **kwargs)
 
         return wrapper

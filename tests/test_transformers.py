@@ -306,7 +306,7 @@ def test_words_stand_where_the_text_encoder_read_them(pipe, family):
     kept = states_kept(family, ids, mask)
     tokenizer = pipe.tokenizer_3 if clip else getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
     for word in ("cat", "frog"):
-        position = record.subjects[word][-1] - {"SD 3": 77, "AuraFlow": 8}.get(family, 0)
+        position = record.subjects[word][-1] - {"SD 3": 77, "AuraFlow": 8, "FLUX.2": 512 - len(ids)}.get(family, 0)
         assert tokenizer.decode([kept[position]]).strip() == word
 
 
@@ -328,6 +328,34 @@ def test_other_prompts_than_the_attached_one_are_refused(pipe):
     message = "controls the prompt 'a red cat and a blue frog', but .* 'a bear'"
     with pytest.raises(ValueError, match=message), attach(pipe, method("attend-and-excite"), prompt=PROMPT):
         run(pipe, "a bear")
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "message"),
+    [
+        ("FLUX.1", {"prompt_2": "a bear"}, "prompt_2 must be left out"),
+        ("FLUX.1", {"max_sequence_length": 6}, "max_sequence_length=6 cuts off 'a red cat .*needs 7"),
+        ("FLUX.2", {"max_sequence_length": 32}, "max_sequence_length=32 cuts off"),
+        ("Sana", {"complex_human_instruction": ["Draw:"]}, "complex_human_instruction must be left out"),
+    ],
+)
+def test_text_that_words_are_not_sought_in_is_refused(family, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(controlled(family), control=method("attend-and-excite"), **arguments)
+
+
+def test_a_tokenizer_that_cuts_the_template_elsewhere_is_refused():
+    pipe = TRANSFORMERS["Qwen-Image"]()
+    pipe.prompt_template_encode = "a bear. " + pipe.prompt_template_encode
+    with pytest.raises(ValueError, match=r"begins with 38 tokens .*QwenImagePipeline drops 34"):
+        attach(pipe, "attend-and-excite", prompt=PROMPT)
+
+
+def test_chroma_checkpoints_its_joint_blocks_only():
+    control = method("attend-and-excite", layers="joint, single")
+    assert run(controlled("Chroma"), control=control).control.images[0].steps[0].moved
+    with pytest.raises(ValueError, match=r'single blocks.*layers="joint"'):
+        run(controlled("Chroma"), control=control, memory="low")
 
 
 def test_a_transformer_that_caches_is_refused():

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from diffusers import QwenImageEditPipeline, QwenImagePipeline, SanaPipeline
+from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     Gemma2Config,
@@ -102,7 +103,9 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
 def mistral_tokenizer() -> PreTrainedTokenizerFast:
     """Mistral's kind: filled on the left, a start token, which its chat template writes as well."""
     settings = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "padding_side": "left"}
-    made = byte_level(MISTRAL_SPECIALS, (), chat_template=MISTRAL_CHAT, model_max_length=4096, **settings)
+    made = byte_level(
+        MISTRAL_SPECIALS, [SYSTEM_MESSAGE], chat_template=MISTRAL_CHAT, model_max_length=4096, **settings
+    )
     start = made.convert_tokens_to_ids("<s>")
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", start)]

@@ -54,12 +54,13 @@ def vae(channels: int) -> AutoencoderKL:
     ).eval()  # fmt: skip
 
 
-def flux(cls: type = FluxPipeline):
+def flux(cls: type = FluxPipeline, channels: int = 16):
     """A tiny FLUX.1: 32 px make 16x16 latents, 8x8 tokens; two joint and two single blocks."""
     torch.manual_seed(2)
     transformer = FluxTransformer2DModel(
-        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
+        in_channels=channels, out_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
     ).eval()  # fmt: skip
     pipe = cls(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
@@ -69,15 +70,15 @@ def flux(cls: type = FluxPipeline):
     return quiet(pipe)
 
 
-def sd3():
+def sd3(channels: int = 4):
     """A tiny Stable Diffusion 3: 32 px make 16x16 latents, 8x8 patches; three joint blocks."""
     torch.manual_seed(2)
     transformer = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=4,
+        sample_size=16, patch_size=2, in_channels=channels, num_layers=3, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=channels,
     ).eval()  # fmt: skip
     pipe = StableDiffusion3Pipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(channels), transformer=transformer,
         text_encoder=tiny.text_encoder(cls=CLIPTextModelWithProjection), tokenizer=tiny.tokenizer(),
         text_encoder_2=tiny.text_encoder("gelu", cls=CLIPTextModelWithProjection), tokenizer_2=tiny.tokenizer(),
         text_encoder_3=t5_encoder(64), tokenizer_3=t5_tokenizer(),
@@ -100,7 +101,7 @@ def pixart():
     return quiet(pipe)
 
 
-def qwen_image(cls: type = QwenImagePipeline):
+def qwen_image():
     """A tiny Qwen-Image: 32 px make 16x16 latents, 8x8 tokens; three joint blocks."""
     torch.manual_seed(2)
     transformer = QwenImageTransformer2DModel(
@@ -108,17 +109,18 @@ def qwen_image(cls: type = QwenImagePipeline):
         joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
     ).eval()  # fmt: skip
     tokenizer = qwen_tokenizer()
-    pipe = cls(
+    pipe = QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=qwen_vae(), transformer=transformer,
         text_encoder=qwen3(tokenizer), tokenizer=tokenizer,
     )  # fmt: skip
     return quiet(pipe)
 
 
-def qwen_vae() -> AutoencoderKLQwenImage:
+def qwen_vae(levels: int = 1) -> AutoencoderKLQwenImage:
+    """Latents of half the picture's size for every level."""
     torch.manual_seed(3)
     return AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+        base_dim=8, z_dim=4, dim_mult=[1] * (levels + 1), num_res_blocks=1, temperal_downsample=[False] * levels,
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
     ).eval()  # fmt: skip
 
@@ -175,7 +177,8 @@ def sana():
     coder = AutoencoderDC(
         latent_channels=4, attention_head_dim=4, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
         encoder_block_out_channels=(8, 8, 16), decoder_block_out_channels=(8, 8, 16),
-        encoder_layers_per_block=(1,) * 3, decoder_layers_per_block=(1,) * 3, encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3,
+        encoder_layers_per_block=(1,) * 3, decoder_layers_per_block=(1,) * 3,
+        encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3,
     ).eval()  # fmt: skip
     pipe = SanaPipeline(
         scheduler=DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), vae=coder,
@@ -184,7 +187,7 @@ def sana():
     return quiet(pipe)
 
 
-def chroma(cls: type = ChromaPipeline):
+def chroma():
     """A tiny Chroma: as the tiny FLUX.1."""
     torch.manual_seed(2)
     transformer = ChromaTransformer2DModel(
@@ -192,7 +195,7 @@ def chroma(cls: type = ChromaPipeline):
         joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=16, approximator_hidden_dim=32,
         approximator_layers=1,
     ).eval()  # fmt: skip
-    pipe = cls(
+    pipe = ChromaPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
         text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
     )  # fmt: skip
@@ -234,7 +237,7 @@ TRANSFORMERS = {
 CALLS = {
     "PixArtSigmaPipeline": {"use_resolution_binning": False, "clean_caption": False},
     "SanaPipeline": {"use_resolution_binning": False, "clean_caption": False},
-    "Flux2Pipeline": {"text_encoder_out_layers": (0, 1, 2)},
-    "Flux2KleinPipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 64},
+    "Flux2Pipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
+    "Flux2KleinPipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
 }
 """What the tiny pipelines of a class must be called with."""

@@ -92,6 +92,10 @@ class Family(ABC):
         """Most text positions of a call, special tokens and padding included."""
         return self.tokenizer.model_max_length
 
+    def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError if a pipeline that calls `encode_prompt` so reads other text than words are sought in."""
+        return
+
     # a call
 
     def bind(self, args: tuple, kwargs: Call) -> Call:
@@ -206,6 +210,18 @@ class BlockFamily(Family):
     """
 
     stacks: ClassVar[tuple[tuple[str, str, str, tuple[float, float]], ...]]
+
+    def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError for other prompts of further text encoders and for a length that cuts words off."""
+        for name in ("prompt_2", "prompt_3"):
+            other = arguments.get(name)
+            if other is not None and ([other] if isinstance(other, str) else list(other)) != list(prompts):
+                raise ValueError(f"{name} must be left out under control: words are sought in one prompt")
+        limit, encoder = arguments.get("max_sequence_length"), self.tokenizer.encoders[-1]
+        for prompt in prompts if limit is not None else ():
+            needed = encoder.needed(prompt)
+            if limit < needed <= encoder.length:
+                raise ValueError(f"max_sequence_length={limit} cuts off {prompt!r}, which needs {needed}: raise it")
 
     def attention_modules(self) -> dict[str, nn.Module]:
         """The attention modules with text keys, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from diffusers.models.attention_processor import SanaLinearAttnProcessor2_0
@@ -47,6 +47,12 @@ class SanaFamily(PatchFamily):
             if "complex_human_instruction" in parameters:
                 return parameters["complex_human_instruction"].default or []
         return []
+
+    def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError for another instruction, too."""
+        super().check_encoding(prompts, arguments)
+        if (arguments.get("complex_human_instruction") or []) != self._instruction():
+            raise ValueError("complex_human_instruction must be left out under control: words are sought behind it")
 
     def timestep(self, call: Call) -> Tensor:
         """The noise level without the model's scale."""

@@ -88,6 +88,14 @@ class TextEncoder:
         free = max(self.length - len(pieces), 0) if self.fills_left else 0
         return [""] * free + pieces, [None] * free + spans
 
+    def needed(self, prompt: str) -> int:
+        """How many positions it takes to keep all words; where it is filled on the left, the whole text."""
+        pieces, spans = self.read(prompt)
+        words = [i for i, span in enumerate(spans) if span is not None]
+        if self.fills_left:
+            return sum(bool(piece) for piece in pieces)
+        return words[-1] + 1 if words else 0
+
 
 @dataclass(frozen=True)
 class TextReader:
