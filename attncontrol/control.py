@@ -17,7 +17,7 @@ from attncontrol.families.base import Family
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.engine import Engine, Subject
 from attncontrol.guidance.record import ControlRecord
-from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, starting_calls
+from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, noise_levels, starting_calls
 from attncontrol.layout import place, read_layout
 from attncontrol.losses.base import Context, MethodSum
 from attncontrol.losses.combining import Control, resolve_control
@@ -56,6 +56,7 @@ def attach(
         control.record.images[0].steps
     """
     methods = resolve_control(control, _settings(pipe))
+    check_references(family_of(pipe), methods)
     prepared = prepare_subjects(pipe, methods, prompt, subjects, layout, parser, text_length)
     return AttentionControl(pipe, methods, prepared, record_maps=record_maps, memory=memory)
 
@@ -67,6 +68,16 @@ def _settings(pipe: Any) -> dict[str, Any]:
         known = {field.name for field in dataclasses.fields(cls)}
         tuned.setdefault(name, {key: value for key, value in own.items() if key in known})
     return tuned
+
+
+def check_references(family: Family, methods: MethodSum) -> None:
+    """Raises ValueError for reference variants of methods whose published code knows no such model."""
+    for _, method in methods.parts:
+        if method.variant == "reference" and not family.has_reference(method):
+            raise ValueError(
+                f"{method.name}: no published code controls a {type(family.denoiser).__name__}, so there is no "
+                "variant='reference' of it; leave the setting out"
+            )
 
 
 class AttentionControl:
@@ -179,14 +190,17 @@ class AttentionControl:
             self._guided_call = self._calls
             self._inside = True
             try:
-                self._move = self._engine.guide(call, sum(self._starts[: self._calls]), sum(self._starts))
+                noise = noise_levels(self._scheduler) if self._engine.moves_after else None
+                self._move = self._engine.guide(call, sum(self._starts[: self._calls]), sum(self._starts), noise)
             finally:
                 self._inside = False
         if self._move is None:
             return args, kwargs
         z = self._family.latents(call)
-        moved = (z.float() + torch.cat([self._move] * (len(z) // len(self._move)))).to(z.dtype)
         self._input_scale = self._family.input_scale(self._scheduler, call, z.device)
+        if self._engine.moves_after:
+            return args, kwargs
+        moved = (z.float() + torch.cat([self._move] * (len(z) // len(self._move)))).to(z.dtype)
         return self._family.moved(args, kwargs, moved)
 
     def _starts_iteration(self) -> bool:

@@ -31,11 +31,22 @@ class LayerMap:
         """
         return self.attention if isinstance(self.attention, Tensor) else self.attention()
 
+    def of_text(self) -> LayerMap:
+        """The map with every row divided by its sum, where it was computed over further keys than the text's."""
+        if isinstance(self.attention, Tensor) or not self.layer.is_cross:
+            return self
+        return LayerMap(self.layer, functools.partial(_rows_of_sum_1, self.attention))
+
     def reduce(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """function(probabilities); where they are computed, they are again in the backward pass and never kept."""
         if isinstance(self.attention, Tensor):
             return function(self.attention)
         return checkpoint(lambda: function(self.attention()), use_reentrant=False, preserve_rng_state=False)
+
+
+def _rows_of_sum_1(attention: Callable[[], Tensor]) -> Tensor:
+    probabilities = attention()
+    return probabilities / probabilities.sum(-1, keepdim=True).clamp_min(torch.finfo(probabilities.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -44,10 +55,11 @@ class AttentionMaps:
 
     layers: tuple[LayerMap, ...]
 
-    def of(self, layers: Sequence[Layer]) -> AttentionMaps:
-        """The maps of these layers only."""
+    def of(self, layers: Sequence[Layer], keys: str = "joint") -> AttentionMaps:
+        """The maps of these layers only; with `keys="text"` those of joint attention as shares of the text alone."""
         names = {layer.name for layer in layers}
-        return AttentionMaps(tuple(m for m in self.layers if m.layer.name in names))
+        chosen = (m for m in self.layers if m.layer.name in names)
+        return AttentionMaps(tuple(m.of_text() if keys == "text" else m for m in chosen))
 
     def cross(self, size: Size | None = None) -> list[LayerMap]:
         """Cross-attention layers, only those with `size` = (height, width) queries if given."""

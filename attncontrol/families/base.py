@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attncontrol.attention.capture import ForwardCapture
 from attncontrol.attention.layers import Layer, Size
 from attncontrol.attention.maps import index_tensor
+from attncontrol.guidance.schedulers import keeps_float32
 from attncontrol.prompt.text import TextReader
 
 Call = dict[str, Any]
@@ -95,6 +96,10 @@ class Family(ABC):
     def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
         """Raises ValueError if a pipeline that calls `encode_prompt` so reads other text than words are sought in."""
         return
+
+    def has_reference(self, method: Any) -> bool:
+        """Whether published code of a method controls this kind of denoiser."""
+        return not method.moves_after
 
     # a call
 
@@ -210,6 +215,12 @@ class BlockFamily(Family):
     """
 
     stacks: ClassVar[tuple[tuple[str, str, str, tuple[float, float]], ...]]
+
+    references: ClassVar[frozenset[str]] = frozenset()  # methods whose published code controls it
+
+    def has_reference(self, method: Any) -> bool:
+        """Only what `references` names, with a scheduler of flow matching."""
+        return method.name in self.references and keeps_float32(self.pipe.scheduler)
 
     def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
         """Raises ValueError for other prompts of further text encoders and for a length that cuts words off."""

@@ -18,6 +18,7 @@ class ChromaFamily(FluxFamily):
     """
 
     denoisers = ("ChromaTransformer2DModel",)
+    references = frozenset()
 
     @property
     def tokenizer(self) -> Any:

@@ -20,6 +20,7 @@ class StableDiffusion3Family(PatchFamily):
     stacks = (("transformer_blocks", "joint", "attn", (4 / 24, 12 / 24)),)
     text = (slice(1, CLIP_KEYS - 1), slice(CLIP_KEYS, -1))
     defaults = TRANSFORMER_SETTINGS
+    references = frozenset({"focus"})
     plain_processor = JointAttnProcessor2_0
 
     @property

@@ -108,6 +108,7 @@ class Engine:
         self.images: list[ImageState] = []
         self.unconfirmed: list[Move] = []
         self.index = self.count = 0
+        self.noise: tuple[float, float] | None = None
         self.layers: list[list[Layer]] = []  # what each part looks at
 
     @property
@@ -119,14 +120,23 @@ class Engine:
                 step.timestep = float(step.timestep)
         return ControlRecord([image.record for image in self.images])
 
-    def guide(self, call: Call, index: int, count: int) -> Tensor | None:
+    @property
+    def moves_after(self) -> bool:
+        """Whether moves reach the scheduler only. Raises ValueError for parts that do not agree on it."""
+        ways = {method.moves_after for _, method in self.parts}
+        if len(ways) > 1:
+            names = ", ".join(method.name for _, method in self.parts if method.moves_after)
+            raise ValueError(f"{names} moves latents after the model's call, the other methods of the sum before it")
+        return True in ways
+
+    def guide(self, call: Call, index: int, count: int, noise: tuple[float, float] | None = None) -> Tensor | None:
         """The move of the latents before one denoiser call: float32 shaped as the sample, None if none.
 
         `call` holds the denoiser's arguments by name, `index` counts the iterations from 0 and `count` is their
-        number. The move is one of the model's input, after the scheduler's scaling: there the noisy latents have the
-        same scale with every scheduler, and so a step size means the same.
+        number, `noise` the noise levels of `Context`. The move is one of the model's input, after the scheduler's
+        scaling: there the noisy latents have the same scale with every scheduler, and so a step size means the same.
         """
-        self.index, self.count = index, count
+        self.index, self.count, self.noise = index, count, noise
         with torch.inference_mode(False), torch.enable_grad():
             every = self.family.layers(self.family.grid(call))
             pass_ = GuidedPass(self.family, call, self._choose_layers(every), prompts=len(self.subjects))
@@ -212,6 +222,7 @@ class Engine:
             layout=image.subject.layout,
             drop_padding=self.family.drop_padding,
             text=self.family.text,
+            noise=self.noise,
             refinements=image.step.refinements,
             carry=image.carries.get(part),
             last_loss=image.last_losses.get(part),
@@ -253,7 +264,8 @@ class Engine:
             if part in image.evaluations:
                 continue
             method = self.parts[part][1]
-            evaluation = method.evaluate(image.maps.of(self.layers[part]), self._context(image, part))
+            maps = image.maps.of(self.layers[part], method.keys)
+            evaluation = method.evaluate(maps, self._context(image, part))
             image.evaluations[part] = evaluation
             image.next_carries[part] = evaluation.carry
 

@@ -1,5 +1,7 @@
 """Published numbers on joint attention: tests/golden/mmdit, whose index.json says where each comes from."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,13 +10,11 @@ from torch import nn
 from attncontrol.attention.capture import ForwardCapture, ForwardTruncated
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap
-from attncontrol.losses import AttendAndExcite
-from attncontrol.losses.conform import nt_xent_loss
+from attncontrol.losses import AttendAndExcite, Focus
+from attncontrol.losses.focus import CRITERIA, conform_loss
 from attncontrol.losses.syngen import syngen_loss
 from tests.golden import golden_cases
 from tests.losses.inputs import context, gradient
-
-PUBLISHED_TEMPERATURE = 0.07  # pytorch-metric-learning's default, which FOCUS's code takes
 
 
 class Attention(nn.Module):
@@ -39,22 +39,36 @@ def test_published_maps(case):
     torch.testing.assert_close(found.T, stored, rtol=1e-5, atol=1e-7)
 
 
-def groups_of(case):
-    return torch.arange(len(case["kwargs"]["group_sizes"])).repeat_interleave(
-        torch.tensor(case["kwargs"]["group_sizes"])
-    )
-
-
 @pytest.mark.parametrize("case", golden_cases("mmdit", "loss"))
 def test_published_losses(case):
     function = case["kwargs"]["function"]
     maps = case.tensor("maps", requires_grad=True)
+    subjects = maps.unflatten(1, (8, 8)).split(case["kwargs"]["group_sizes"])
     if function == "conform_loss":
-        rows, labels = torch.cat([maps, case.tensor("previous_maps")]), groups_of(case).repeat(2)
-        loss = nt_xent_loss(rows, labels, PUBLISHED_TEMPERATURE)
+        loss = conform_loss(subjects, case.tensor("previous_maps").unflatten(1, (8, 8)))
     else:
-        pytest.skip("later")
+        name = {"controller_loss": "focus"}.get(function, function.removesuffix("_loss").replace("_", "-"))
+        loss = CRITERIA[name](subjects)
     check(case, loss, maps, "loss")
+
+
+@pytest.mark.parametrize("case", golden_cases("mmdit", "cost"))
+def test_published_costs(case):
+    """Of a subject's tokens per block: the mean over blocks, smoothed, and the criterion."""
+    kwargs, blocks = case["kwargs"], case.tensor("block_maps", requires_grad=True)
+    owners = torch.tensor([number for number, group in enumerate(case["expected"]["label_groups"]) for _ in group])
+    groups = [tuple((owners == number).nonzero().flatten().tolist()) for number in owners.unique()]
+    method = Focus(variant="reference", criterion=kwargs["heuristic"].replace("_", "-"))
+    now = context([[group] for group in groups])
+    if "previous_block_maps" in case:
+        before = method.evaluate(layers_of(case.tensor("previous_block_maps")), now)
+        now = dataclasses.replace(now, carry=before.carry)
+    check(case, method.evaluate(layers_of(blocks), now).loss, blocks, "cost")
+
+
+def layers_of(blocks):
+    """Captured layers of the tokens' maps [blocks, tokens, pixels]."""
+    return joint_maps(blocks.transpose(1, 2)[:, None])
 
 
 def check(case, loss, inputs, name="loss"):
