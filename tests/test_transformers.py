@@ -156,6 +156,17 @@ def test_every_call_of_a_step_sees_the_latents_that_the_scheduler_moves_on(pipe,
         torch.testing.assert_close(rows, sample.expand_as(rows), rtol=0, atol=1e-6)
 
 
+def test_the_prompt_is_looked_at_not_the_negative_one(pipe):
+    arguments, losses = with_negative(pipe), []
+    if "negative_prompt" not in arguments:
+        pytest.skip("the pipeline takes no negative prompt")
+    for negative in ("a dog", "two big bears and a clock"):
+        call = {**arguments, "negative_prompt": negative}
+        record = run(pipe, steps=1, control=method("attend-and-excite"), **call).control.images[0]
+        losses.append(record.steps[0].losses["attend-and-excite"][0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("family", [pytest.param(n, marks=() if n in MEASURED else SLOW) for n in TRANSFORMERS])
 def test_in_bfloat16_small_moves_are_not_lost(family):
     pipe = AttentionControlPipeline.from_pipe(TRANSFORMERS[family](), dtype=torch.bfloat16)
