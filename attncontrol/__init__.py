@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from attncontrol.losses import Context as Context
     from attncontrol.losses import Ebama as Ebama
     from attncontrol.losses import Evaluation as Evaluation
+    from attncontrol.losses import Focus as Focus
     from attncontrol.losses import LayoutGuidance as LayoutGuidance
     from attncontrol.losses import Method as Method
     from attncontrol.losses import MethodSum as MethodSum

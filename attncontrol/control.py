@@ -21,7 +21,7 @@ from attncontrol.grounding.settings import Grounding, read_grounding
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.engine import Engine
 from attncontrol.guidance.record import ControlRecord
-from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, starting_calls
+from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, noise_levels, starting_calls
 from attncontrol.guidance.targets import Target
 from attncontrol.layout import place, read_layout
 from attncontrol.losses.base import Context, MethodSum
@@ -63,6 +63,7 @@ def attach(
         control.record.images[0].steps
     """
     methods = resolve_control(control, settings_of(pipe))
+    check_references(family_of(pipe), methods)
     prepared = prepare_targets(pipe, methods, prompt, subjects, layout, parser, text_length)
     run = None
     if (told := read_grounding(grounding)) is not None:
@@ -86,6 +87,16 @@ def settings_of(pipe: Any) -> dict[str, Any]:
         known = {field.name for field in dataclasses.fields(cls)}
         tuned.setdefault(name, {key: value for key, value in own.items() if key in known})
     return tuned
+
+
+def check_references(family: Family, methods: MethodSum) -> None:
+    """Raises ValueError for reference variants of methods whose published code knows no such model."""
+    for _, method in methods.parts:
+        if method.variant == "reference" and not family.has_reference(method):
+            raise ValueError(
+                f"{method.name}: no published code controls a {type(family.denoiser).__name__}, so there is no "
+                "variant='reference' of it; leave the setting out"
+            )
 
 
 @dataclass
@@ -191,6 +202,7 @@ class AttentionControl:
                         f"this block controls the prompt {_shown(guided)}, but the pipeline was called with "
                         f"{_shown(given)}: attach with the prompt of the call, in a `with` block for each"
                     )
+                self._family.check_encoding(given, kwargs)
             return encode_prompt(*args, **kwargs)
 
         return wrapper
@@ -230,14 +242,17 @@ class AttentionControl:
             run.guided_call = run.calls
             run.is_guiding = True
             try:
-                run.move = run.engine.guide(call, sum(run.starts[: run.calls]), sum(run.starts))
+                noise = noise_levels(self._scheduler) if run.engine.moves_after else None
+                run.move = run.engine.guide(call, sum(run.starts[: run.calls]), sum(run.starts), noise)
             finally:
                 run.is_guiding = False
         if run.move is None:
             return args, kwargs
         z = self._family.latents(call)
-        moved = (z.float() + torch.cat([run.move] * (len(z) // len(run.move)))).to(z.dtype)
         run.input_scale = self._family.input_scale(self._scheduler, call, z.device)
+        if run.engine.moves_after:
+            return args, kwargs
+        moved = (z.float() + torch.cat([run.move] * (len(z) // len(run.move)))).to(z.dtype)
         return self._family.moved(args, kwargs, moved)
 
     def _starts_iteration(self, run: _Run) -> bool:

@@ -35,7 +35,7 @@ def quick(name: str, **settings) -> Method:
     """A method with strong steps and little refinement."""
     known = {f.name for f in dataclasses.fields(method_classes()[name])}
     few = {key: value for key, value in QUICK.items() if key in known}
-    return create_method(name, **{"step_size": 200.0, "stop": 1.0, **few, **settings})
+    return create_method(name, **{"step_size": 200.0, "relative_step": None, "stop": 1.0, **few, **settings})
 
 
 def layout_for(name: str, layout=LAYOUT):

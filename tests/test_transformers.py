@@ -1,8 +1,12 @@
 """Every method on tiny random diffusion transformers: what must hold whatever the model is."""
 
 import copy
+import functools
+import inspect
 import threading
+from contextlib import contextmanager
 
+import diffusers
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
@@ -11,10 +15,13 @@ from attncontrol import AttentionControlPipeline, attach, create_method, method_
 from attncontrol.families import family_of
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.prompt.align import tokenize
-from tests.tiny_transformers import TRANSFORMERS, t5_tokenizer
+from tests.tiny_language import t5_tokenizer
+from tests.tiny_transformers import CALLS, TRANSFORMERS
 
 METHODS = list(method_classes())
+MEASURED = ("FLUX.1", "PixArt-Sigma")  # joint and cross-attention: every method on every other family is a slow test
 PROMPT = "a red cat and a blue frog"
+SLOW = pytest.mark.slow
 LAYOUT = {"red cat": [0.0, 0.1, 0.5, 0.9], "blue frog": [0.5, 0.1, 1.0, 0.9]}
 FEW = {"thresholds": {}, "refine_at": (), "max_refinement_steps": 1, "sar": 0.0}
 
@@ -26,17 +33,35 @@ def method(name: str, **settings):
     return create_method(name, **{"relative_step": 0.05, "stop": 1.0, **few, **settings})
 
 
-@pytest.fixture(scope="module", params=TRANSFORMERS)
-def pipe(request):
-    pipe = AttentionControlPipeline.from_pipe(TRANSFORMERS[request.param]())
+@functools.cache
+def controlled(family: str):
+    pipe = AttentionControlPipeline.from_pipe(TRANSFORMERS[family]())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+@pytest.fixture(params=TRANSFORMERS)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def pipe(family):
+    return controlled(family)
+
+
+def in_turn():
+    """Every method with every family; in the fast selection all with two families, one with each of the others."""
+    return [
+        pytest.param(family, name, marks=() if family in MEASURED or place == number % len(METHODS) else SLOW)
+        for number, family in enumerate(TRANSFORMERS)
+        for place, name in enumerate(METHODS)
+    ]
+
+
 def run(pipe, prompt=PROMPT, seed=0, steps=2, **arguments):
     count = len(prompt) if isinstance(prompt, list) else 1
-    if "PixArt" in type(pipe).__name__:
-        arguments = {"use_resolution_binning": False, "clean_caption": False, **arguments}
+    arguments = {**CALLS.get(pipe.stock_name, {}), **arguments}
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     defaults = {"num_inference_steps": steps, "height": 32, "width": 32, "output_type": "latent"}
     return pipe(prompt, generator=generators, **{**defaults, **arguments})
@@ -57,7 +82,7 @@ def left_behind(pipe):
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("family", "name"), in_turn())
 def test_every_method_moves_the_latents_and_leaves_the_pipeline_alone(pipe, name):
     before = left_behind(pipe)
     layout = LAYOUT if method_classes()[name].needs_layout else None
@@ -69,7 +94,7 @@ def test_every_method_moves_the_latents_and_leaves_the_pipeline_alone(pipe, name
     assert torch.equal(run(pipe).images, plain)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("family", "name"), in_turn())
 def test_every_method_works_by_its_name_alone(pipe, name):
     layout = LAYOUT if method_classes()[name].needs_layout else None
     record = run(pipe, control=name, layout=layout).control.images[0]
@@ -94,6 +119,64 @@ def test_both_memory_modes_give_the_same_picture(pipe):
     torch.testing.assert_close(fast, low, rtol=1e-3, atol=1e-3 * float(fast.abs().max()))
 
 
+def with_negative(pipe):
+    """Arguments that switch a pipeline's classifier-free guidance on, by batch or by a second call."""
+    known = inspect.signature(getattr(diffusers, pipe.stock_name).__call__).parameters
+    wanted = {"negative_prompt": "a photo of a big dog and two frogs", "true_cfg_scale": 3.0}
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def test_every_call_of_a_step_sees_the_latents_that_the_scheduler_moves_on(pipe, monkeypatch):
+    """The negative prompt's call, too, whose text has another length; what is not latents stays."""
+    of, inputs, steps = family_of(pipe), [], []
+
+    def keep(module, args, kwargs):
+        if not torch.is_grad_enabled():
+            inputs.append(of.latents(of.bind(args, kwargs)).clone())
+
+    step = type(pipe.scheduler).step
+
+    @functools.wraps(step)
+    def keeping(self, model_output, timestep, sample, *args, **kwargs):
+        steps.append((sample.clone(), [*inputs]))
+        inputs.clear()
+        return step(self, model_output, timestep, sample, *args, **kwargs)
+
+    monkeypatch.setattr(type(pipe.scheduler), "step", keeping)
+    with attach(pipe, method("attend-and-excite"), prompt=PROMPT):  # its hook runs before the one below
+        handle = pipe.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            run(pipe, **with_negative(pipe))
+        finally:
+            handle.remove()
+    assert len(steps) == 2
+    for sample, seen in steps:
+        rows = torch.cat(seen)
+        assert len(rows) == 2 - (pipe.stock_name == "Flux2Pipeline")  # which has no negative prompt
+        torch.testing.assert_close(rows, sample.expand_as(rows), rtol=0, atol=1e-6)
+
+
+def test_the_prompt_is_looked_at_not_the_negative_one(pipe):
+    arguments, losses = with_negative(pipe), []
+    if "negative_prompt" not in arguments:
+        pytest.skip("the pipeline takes no negative prompt")
+    for negative in ("a dog", "two big bears and a clock"):
+        call = {**arguments, "negative_prompt": negative}
+        record = run(pipe, steps=1, control=method("attend-and-excite"), **call).control.images[0]
+        losses.append(record.steps[0].losses["attend-and-excite"][0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("family", [pytest.param(n, marks=() if n in MEASURED else SLOW) for n in TRANSFORMERS])
+def test_in_bfloat16_small_moves_are_not_lost(family):
+    pipe = AttentionControlPipeline.from_pipe(TRANSFORMERS[family](), dtype=torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    plain = run(pipe).images
+    guided = run(pipe, control=method("attend-and-excite", relative_step=0.01))
+    assert all(step.moved for step in guided.control.images[0].steps)
+    assert guided.images.isfinite().all() and not torch.equal(guided.images, plain)
+
+
 def test_looking_changes_nothing(pipe):
     control = method("attend-and-excite")
     plain, watched = run(pipe, control=control), run(pipe, control=control, record_maps=True)
@@ -112,8 +195,8 @@ def test_a_failure_puts_everything_back(pipe):
     assert left_behind(pipe) == before
 
 
-def captured(pipe, **settings):
-    """The maps of the first guided pass of a run, with the pass and all that its attention modules were handed."""
+def captured(pipe, prompt=PROMPT):
+    """The family, the first denoiser call of a run, and its layers."""
     family = family_of(pipe)
     seen = {}
 
@@ -122,7 +205,7 @@ def captured(pipe, **settings):
 
     handle = pipe.transformer.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        run(pipe, steps=1)
+        run(pipe, prompt, steps=1)
     finally:
         handle.remove()
     call = seen["call"]
@@ -139,30 +222,74 @@ def test_the_maps_are_softmaxes_over_all_keys_and_the_forward_is_not_changed(pip
             probabilities = layer.probabilities
             assert probabilities.shape[2] == 64 and (probabilities >= 0).all()
             assert (probabilities.sum(-1) <= 1 + 1e-5).all()
-            total = total + probabilities[..., 2].square().sum()
+            total = total + probabilities.square().sum()
         gradient = torch.autograd.grad(total, leaf)[0]
     assert gradient.isfinite().all() and gradient.abs().max() > 0
 
 
-def test_moving_a_latent_moves_the_query_of_its_patch_and_no_other(pipe):
-    """The first block's queries come from the latents one by one; in a joint block all keys may change, too."""
-    family, call, layers = captured(pipe)
-    if "PixArt" in type(pipe).__name__:
-        pytest.skip("self-attention before the first cross-attention mixes the patches")
-    pass_ = GuidedPass(family, call, layers[:1])
-    scores = []
-    for moved in (False, True):
-        latents = pass_.start.clone()
-        if moved:
-            if latents.ndim == 3:
-                latents[0, 8 * 3 + 5] += 1
-            else:
-                latents[0, :, 6:8, 10:12] += 1
-        with torch.no_grad(), pass_.run(latents, [0]) as (_, maps):
-            text = maps.layers[0].probabilities[0]
-            scores.append(text / text.sum(-1, keepdim=True))  # over the text alone: other image keys drop out
-    changed = (scores[0] - scores[1]).abs().amax((0, 2)) > 1e-6
-    assert changed.nonzero().flatten().tolist() == [8 * 3 + 5]
+@contextmanager
+def unmixed(pipe):
+    """Image queries and text keys of the first layer that each depend on one latent or one text state alone."""
+    blocks = getattr(pipe.transformer, "blocks", getattr(pipe.transformer, "transformer_blocks", ()))
+    own = [block.attn1 for block in blocks if hasattr(block, "attn1") and hasattr(block, "attn2")]
+    try:
+        for module in own:
+            module.forward = lambda hidden_states, *_, **__: torch.zeros_like(hidden_states)
+        yield
+    finally:
+        for module in own:
+            vars(module).pop("forward", None)
+
+
+def first_maps(pipe, pass_, latents, call=None):
+    """The first layer's logarithmic probabilities of both rows: [rows, image queries, text keys], mean over heads."""
+    pass_.call = call or pass_.call
+    with torch.no_grad(), pass_.run(latents, [0, 1]) as (_, maps):
+        return maps.layers[0].probabilities.clamp_min(1e-30).log().mean(1)
+
+
+def test_a_latent_moves_the_query_of_its_patch_and_a_token_its_key_and_no_other(family):
+    """In joint attention all probabilities of a query may move as one: its softmax is over the other keys, too."""
+    pipe = controlled(family)
+    if family == "Z-Image":
+        pipe = AttentionControlPipeline.from_pipe(TRANSFORMERS[family](refiners=0))
+    of, call, layers = captured(pipe, [PROMPT, "a bear and a big red mouse"])
+    pass_, tokenized = GuidedPass(of, call, layers[:1], prompts=2), tokenize(of.tokenizer, PROMPT)
+    cat = tokenized.token_indices((PROMPT.index("cat"), PROMPT.index("cat") + 3))[-1]
+    with unmixed(pipe):
+        before = first_maps(pipe, pass_, pass_.start)
+        moved = pass_.start.clone()
+        if moved.ndim == 3:
+            moved[0, 8 * 3 + 5] += 1
+        else:
+            patch = moved.shape[-1] // 8
+            moved[0, :, 3 * patch : 4 * patch, 5 * patch : 6 * patch] += 1
+        queries = changed(before, first_maps(pipe, pass_, moved)).any(2)
+        assert queries.nonzero().tolist() == [[0, 8 * 3 + 5]]
+        other = with_other_word(family, call, pass_.first_row, cat)
+        keys = changed(before, first_maps(pipe, pass_, pass_.start, other)).any(1)
+        assert keys.nonzero().tolist() == [[0, cat]]
+
+
+def changed(before, after):
+    """Which probabilities moved against the other ones of their query."""
+    moves = after - before
+    visible = before > -60
+    rest = torch.stack([row[:, seen].median(1).values for row, seen in zip(moves, visible.any(1), strict=True)])
+    return ((moves - rest[..., None]).abs() > 1e-5) & visible
+
+
+def with_other_word(family, call, row, position):
+    """The call with another state at a text key of a row."""
+    call = {**call}
+    if family == "Z-Image":
+        call["cap_feats"] = [states.clone() for states in call["cap_feats"]]
+        call["cap_feats"][row][position] += torch.randn(32, generator=torch.Generator().manual_seed(0))
+        return call
+    states = call["encoder_hidden_states"].clone()
+    place = {"AuraFlow": position - 8, "FLUX.2": position - 512 + states.shape[1]}.get(family, position)
+    states[row, place] += torch.randn(states.shape[2], generator=torch.Generator().manual_seed(0))
+    return {**call, "encoder_hidden_states": states}
 
 
 def test_t5_has_words_from_position_0_on():
@@ -171,18 +298,75 @@ def test_t5_has_words_from_position_0_on():
     assert tokenized.token_indices((0, 3)) == (0,)
 
 
-def test_words_stand_where_the_encoders_have_them(pipe):
-    record = run(pipe, "cat and a frog", control=method("attend-and-excite")).control.images[0]
-    expected = {"cat": (0,), "frog": (3,)}
-    if "StableDiffusion3" in type(pipe).__name__:
-        expected = {"cat": (1, 77), "frog": (4, 80)}
-    assert record.subjects == expected
+def test_words_stand_where_the_text_encoder_read_them(pipe, family):
+    """By the tokens that the text encoders were really given, at the state that is this text key."""
+    prompt, seen = "cat and a frog", []
+    encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder") and part is not None]
+
+    def keep(module, args, kwargs):
+        seen.append((module, kwargs.get("input_ids", args[0] if args else None)[0], kwargs.get("attention_mask")))
+
+    handles = [encoder.register_forward_pre_hook(keep, with_kwargs=True) for encoder in encoders]
+    record = run(pipe, prompt, steps=1, control=method("attend-and-excite")).control.images[0]
+    for handle in handles:
+        handle.remove()
+    clip = "SD 3" in family
+    if clip:
+        assert record.subjects == {"cat": (1, 77), "frog": (4, 80)}
+    ids, mask = next((ids, mask) for module, ids, mask in seen if module is encoders[-1 if clip else place(family)])
+    kept = states_kept(family, ids, mask)
+    tokenizer = pipe.tokenizer_3 if clip else getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
+    for word in ("cat", "frog"):
+        position = record.subjects[word][-1] - {"SD 3": 77, "AuraFlow": 8, "FLUX.2": 512 - len(ids)}.get(family, 0)
+        assert tokenizer.decode([kept[position]]).strip() == word
+
+
+def place(family):
+    """Which text encoder's states are text keys."""
+    return 1 if family == "FLUX.1" else 0
+
+
+def states_kept(family, ids, mask):
+    """The tokens whose states a pipeline keeps, in order."""
+    if family == "Qwen-Image":
+        return ids[34:]
+    if family == "Z-Image":
+        return ids[mask[0].bool()]
+    return torch.cat([ids[:1], ids[-299:]]) if family == "Sana" else ids
 
 
 def test_other_prompts_than_the_attached_one_are_refused(pipe):
     message = "controls the prompt 'a red cat and a blue frog', but .* 'a bear'"
     with pytest.raises(ValueError, match=message), attach(pipe, method("attend-and-excite"), prompt=PROMPT):
         run(pipe, "a bear")
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "message"),
+    [
+        ("FLUX.1", {"prompt_2": "a bear"}, "prompt_2 must be left out"),
+        ("FLUX.1", {"max_sequence_length": 6}, "max_sequence_length=6 cuts off 'a red cat .*needs 7"),
+        ("FLUX.2", {"max_sequence_length": 32}, "max_sequence_length=32 cuts off"),
+        ("Sana", {"complex_human_instruction": ["Draw:"]}, "complex_human_instruction must be left out"),
+    ],
+)
+def test_text_that_words_are_not_sought_in_is_refused(family, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(controlled(family), control=method("attend-and-excite"), **arguments)
+
+
+def test_a_tokenizer_that_cuts_the_template_elsewhere_is_refused():
+    pipe = TRANSFORMERS["Qwen-Image"]()
+    pipe.prompt_template_encode = "a bear. " + pipe.prompt_template_encode
+    with pytest.raises(ValueError, match=r"begins with 38 tokens .*QwenImagePipeline drops 34"):
+        attach(pipe, "attend-and-excite", prompt=PROMPT)
+
+
+def test_chroma_checkpoints_its_joint_blocks_only():
+    control = method("attend-and-excite", layers="joint, single")
+    assert run(controlled("Chroma"), control=control).control.images[0].steps[0].moved
+    with pytest.raises(ValueError, match=r'single blocks.*layers="joint"'):
+        run(controlled("Chroma"), control=control, memory="low")
 
 
 def test_a_transformer_that_caches_is_refused():
@@ -192,13 +376,12 @@ def test_a_transformer_that_caches_is_refused():
         attach(pipe, "attend-and-excite", prompt=PROMPT)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in MEASURED else SLOW) for n in TRANSFORMERS])
 def test_a_plain_call_beside_a_controlled_one_is_the_plain_picture(name):
     """Two pipelines share a transformer in two threads; the plain one runs while guided passes are on."""
     guided, plain = (AttentionControlPipeline.from_pipe(TRANSFORMERS[name]()) for _ in range(2))
-    # fast tokenizers cannot serve two threads, in plain pipelines neither: padding is a state of theirs
-    own = {name: copy.deepcopy(part) for name, part in plain.components.items() if name.startswith("tokenizer")}
-    plain.register_modules(transformer=guided.transformer, **own)
+    own = {name: copy.deepcopy(part) for name, part in plain.components.items() if "tokenizer" in name}
+    plain.register_modules(transformer=guided.transformer, **own)  # tokenizers of one object may not run side by side
     for shown in (guided, plain):
         shown.set_progress_bar_config(disable=True)
     alone, results = run(plain, seed=5).images, []

@@ -1,55 +1,47 @@
-"""Tiny random pipelines around diffusion transformers, and a real T5 tokenizer with a small vocabulary."""
+"""Tiny random pipelines around diffusion transformers."""
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import (
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from tests import tiny
-
-
-@functools.cache
-def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """A SentencePiece unigram as T5's, without a start token: WORDS are one piece each, others fall into letters."""
-    words = [("▁" + word, -2.0) for word in tiny.WORDS]
-    letters = [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz▁,.'-"]
-    core = Tokenizer(models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *words, *letters], unk_id=2))
-    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
-    core.pre_tokenizer = pre_tokenizers.Metaspace()
-    core.decoder = decoders.Metaspace()
-    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
-    )
-
-
-def t5_encoder(width: int = 32) -> T5EncoderModel:
-    torch.manual_seed(4)
-    config = T5Config(
-        vocab_size=len(t5_tokenizer()), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4,
-        feed_forward_proj="gated-gelu",
-    )  # fmt: skip
-    return T5EncoderModel(config).eval()
+from tests.tiny_language import (
+    gemma,
+    gemma_tokenizer,
+    mistral_tokenizer,
+    qwen3,
+    qwen_tokenizer,
+    t5_encoder,
+    t5_tokenizer,
+)
 
 
 def vae(channels: int) -> AutoencoderKL:
@@ -62,12 +54,13 @@ def vae(channels: int) -> AutoencoderKL:
     ).eval()  # fmt: skip
 
 
-def flux(cls: type = FluxPipeline):
+def flux(cls: type = FluxPipeline, channels: int = 16):
     """A tiny FLUX.1: 32 px make 16x16 latents, 8x8 tokens; two joint and two single blocks."""
     torch.manual_seed(2)
     transformer = FluxTransformer2DModel(
-        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
+        in_channels=channels, out_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
     ).eval()  # fmt: skip
     pipe = cls(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
@@ -77,15 +70,15 @@ def flux(cls: type = FluxPipeline):
     return quiet(pipe)
 
 
-def sd3():
+def sd3(channels: int = 4):
     """A tiny Stable Diffusion 3: 32 px make 16x16 latents, 8x8 patches; three joint blocks."""
     torch.manual_seed(2)
     transformer = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=4,
+        sample_size=16, patch_size=2, in_channels=channels, num_layers=3, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=channels,
     ).eval()  # fmt: skip
     pipe = StableDiffusion3Pipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(channels), transformer=transformer,
         text_encoder=tiny.text_encoder(cls=CLIPTextModelWithProjection), tokenizer=tiny.tokenizer(),
         text_encoder_2=tiny.text_encoder("gelu", cls=CLIPTextModelWithProjection), tokenizer_2=tiny.tokenizer(),
         text_encoder_3=t5_encoder(64), tokenizer_3=t5_tokenizer(),
@@ -108,9 +101,143 @@ def pixart():
     return quiet(pipe)
 
 
+def qwen_image():
+    """A tiny Qwen-Image: 32 px make 16x16 latents, 8x8 tokens; three joint blocks."""
+    torch.manual_seed(2)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
+    ).eval()  # fmt: skip
+    tokenizer = qwen_tokenizer()
+    pipe = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=qwen_vae(), transformer=transformer,
+        text_encoder=qwen3(tokenizer), tokenizer=tokenizer,
+    )  # fmt: skip
+    return quiet(pipe)
+
+
+def qwen_vae(levels: int = 1) -> AutoencoderKLQwenImage:
+    """Latents of half the picture's size for every level."""
+    torch.manual_seed(3)
+    return AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1] * (levels + 1), num_res_blocks=1, temperal_downsample=[False] * levels,
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    ).eval()  # fmt: skip
+
+
+def flux2_parts() -> dict:
+    """What FLUX.2 and Klein share: 32 px make 8x8 latents of 16 channels; two joint and two single blocks."""
+    torch.manual_seed(2)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=32,
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    coder = AutoencoderKLFlux2(
+        block_out_channels=(16, 32), norm_num_groups=8, latent_channels=4, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()  # fmt: skip
+    return {"scheduler": FlowMatchEulerDiscreteScheduler(), "vae": coder, "transformer": transformer}
+
+
+def flux2():
+    tokenizer = mistral_tokenizer()
+    return quiet(Flux2Pipeline(**flux2_parts(), text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer))
+
+
+def klein():
+    tokenizer = qwen_tokenizer()
+    return quiet(Flux2KleinPipeline(**flux2_parts(), text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer))
+
+
+def z_image(refiners: int = 1):
+    """A tiny Z-Image: 32 px make 16x16 latents, 8x8 patches; three blocks behind refiners of image and text."""
+    torch.manual_seed(2)
+    transformer = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=3, n_refiner_layers=refiners, n_heads=2, n_kv_heads=2, cap_feat_dim=32,
+        axes_dims=[4, 6, 6], axes_lens=[256, 32, 32],
+    ).eval()  # fmt: skip
+    tokenizer = qwen_tokenizer()
+    pipe = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
+        text_encoder=qwen3(tokenizer), tokenizer=tokenizer,
+    )  # fmt: skip
+    return quiet(pipe)
+
+
+def sana():
+    """A tiny Sana: 32 px make 8x8 latents; three blocks."""
+    torch.manual_seed(2)
+    transformer = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=3,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=32,
+        sample_size=8,
+    ).eval()  # fmt: skip
+    torch.manual_seed(3)
+    coder = AutoencoderDC(
+        latent_channels=4, attention_head_dim=4, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 8, 16), decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1,) * 3, decoder_layers_per_block=(1,) * 3,
+        encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3,
+    ).eval()  # fmt: skip
+    pipe = SanaPipeline(
+        scheduler=DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), vae=coder,
+        transformer=transformer, text_encoder=gemma(), tokenizer=gemma_tokenizer(),
+    )  # fmt: skip
+    return quiet(pipe)
+
+
+def chroma():
+    """A tiny Chroma: as the tiny FLUX.1."""
+    torch.manual_seed(2)
+    transformer = ChromaTransformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=16, approximator_hidden_dim=32,
+        approximator_layers=1,
+    ).eval()  # fmt: skip
+    pipe = ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
+        text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+    return quiet(pipe)
+
+
+def aura_flow():
+    """A tiny AuraFlow: 32 px make 16x16 latents, 8x8 patches; two joint and two single blocks."""
+    torch.manual_seed(2)
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=16, in_channels=4, out_channels=4, num_mmdit_layers=2, num_single_dit_layers=2,
+        attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32,
+        pos_embed_max_size=64,
+    ).eval()  # fmt: skip
+    pipe = AuraFlowPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
+        text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+    return quiet(pipe)
+
+
 def quiet(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-TRANSFORMERS = {"FLUX.1": flux, "SD 3": sd3, "PixArt-Sigma": pixart}
+TRANSFORMERS = {
+    "FLUX.1": flux,
+    "SD 3": sd3,
+    "PixArt-Sigma": pixart,
+    "Qwen-Image": qwen_image,
+    "FLUX.2": flux2,
+    "FLUX.2 Klein": klein,
+    "Z-Image": z_image,
+    "Sana": sana,
+    "Chroma": chroma,
+    "AuraFlow": aura_flow,
+}
+CALLS = {
+    "PixArtSigmaPipeline": {"use_resolution_binning": False, "clean_caption": False},
+    "SanaPipeline": {"use_resolution_binning": False, "clean_caption": False},
+    "Flux2Pipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
+    "Flux2KleinPipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
+}
+"""What the tiny pipelines of a class must be called with."""

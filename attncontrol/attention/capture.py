@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_dispatch import AttentionBackendName
-from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -79,17 +78,17 @@ class Capture:
 class ForwardCapture(Capture):
     """The same for transformers, whose processors are left alone: the modules' `forward` is wrapped instead.
 
-    Query and key are read at a module's first scaled-dot-product attention; `queries` are the image's rows of it,
-    `columns` the text's keys (docs/add_a_family.md). The maps are functions, since joint attention is large. Inside
-    `installed()` the processors of all modules in `attention` use torch's own kernels: others have no backward pass
-    or call none that could be read.
+    Query and key are read at a module's first scaled-dot-product attention; `parts` has, for every row of the batch,
+    the image's queries and the text's keys (docs/add_a_family.md). The maps are deferred, since joint attention is
+    large. Inside `installed()` the processors of all modules in `attention` use torch's own kernels: others have no
+    backward pass or call none that could be read.
     """
 
     def __init__(
-        self, attention: Sequence[nn.Module], layers: Mapping[str, nn.Module], queries: slice, columns: slice
+        self, attention: Sequence[nn.Module], layers: Mapping[str, nn.Module], parts: Sequence[tuple[slice, slice]]
     ) -> None:
         super().__init__(layers)
-        self.attention, self.queries, self.columns = attention, queries, columns
+        self.attention, self.parts = attention, parts
         self._forwards = {name: self._reading(name, layer.forward) for name, layer in self.layers.items()}
 
     @contextmanager
@@ -124,10 +123,34 @@ class ForwardCapture(Capture):
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         if key.shape[1] != query.shape[1]:  # grouped keys
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        query = query[:, :, self.queries]
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask[..., self.queries, :]
-        self.store(name, deferred_probabilities(query, key, mask, scale, self.columns))
+        queries, columns = self.parts[0]
+        if all(part == self.parts[0] for part in self.parts) and (columns.start or 0) >= 0:
+            own = mask[..., queries, :] if mask is not None and mask.shape[-2] > 1 else mask
+            self.store(name, deferred_probabilities(query[:, :, queries], key, own, scale, columns))
+            return
+        masks = [None] * len(query) if mask is None else mask.expand(len(query), *mask.shape[1:])
+
+        def compute(images: slice | Tensor, some: slice) -> Tensor:
+            rows = range(len(query))[images] if isinstance(images, slice) else images.tolist()
+            return torch.stack([_text_part(query[i], key[i], masks[i], scale, *self.parts[i])[:, some] for i in rows])
+
+        image = len(range(query.shape[2])[queries])
+        self.store(name, Deferred((len(query), query.shape[1], image, key.shape[2]), compute))
+
+
+def _text_part(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None, queries: slice, columns: slice
+) -> Tensor:
+    """The image's rows and the text's columns of a joint softmax: [heads, image queries, text positions].
+
+    Columns that begin before the first key or end behind the last one are 0 there.
+    """
+    if mask is not None and mask.shape[-2] > 1:
+        mask = mask[..., queries, :]
+    probabilities = attention_probabilities(query[:, queries], key, mask, scale)
+    if columns.start is None or columns.start >= 0:
+        return probabilities[..., columns]
+    return F.pad(probabilities[..., : columns.stop], (-columns.start, 0))
 
 
 @contextmanager
@@ -165,16 +188,16 @@ class _ScoresReader(TorchFunctionMode):
 
 
 @contextmanager
-def plain_attention(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Gives layers the processor of plain attention, and their own ones back on any exit."""
+def plain_attention(layers: Iterable[nn.Module], processor: type) -> Iterator[None]:
+    """Gives layers processors of this class, and their own ones back on any exit."""
     own = [(layer, layer.processor) for layer in layers]
     try:
         for layer, _ in own:
-            layer.set_processor(AttnProcessor2_0())
+            layer.set_processor(processor())
         yield
     finally:
-        for layer, processor in own:
-            layer.set_processor(processor)
+        for layer, before in own:
+            layer.set_processor(before)
 
 
 class CapturingProcessor:

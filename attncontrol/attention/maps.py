@@ -51,6 +51,18 @@ class LayerMap:
         """
         return self.attention if isinstance(self.attention, Tensor) else self.attention.compute(EVERY, EVERY)
 
+    def of_text(self) -> LayerMap:
+        """The map with every row divided by its sum, where it was computed over further keys than the text's."""
+        if isinstance(self.attention, Tensor) or not self.layer.is_cross:
+            return self
+        deferred = self.attention
+
+        def compute(images: slice | Tensor, queries: slice) -> Tensor:
+            probabilities = deferred.compute(images, queries)
+            return probabilities / probabilities.sum(-1, keepdim=True).clamp_min(torch.finfo(probabilities.dtype).tiny)
+
+        return LayerMap(self.layer, Deferred(deferred.shape, compute))
+
     def reduce(self, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """function(probabilities, images) over all images, results joined along their first axis.
 
@@ -102,10 +114,11 @@ class AttentionMaps:
 
     layers: tuple[LayerMap, ...]
 
-    def of(self, layers: Sequence[Layer]) -> AttentionMaps:
-        """The maps of these layers only."""
+    def of(self, layers: Sequence[Layer], keys: str = "joint") -> AttentionMaps:
+        """The maps of these layers only; with `keys="text"` those of joint attention as shares of the text alone."""
         names = {layer.name for layer in layers}
-        return AttentionMaps(tuple(m for m in self.layers if m.layer.name in names))
+        chosen = (m for m in self.layers if m.layer.name in names)
+        return AttentionMaps(tuple(m.of_text() if keys == "text" else m for m in chosen))
 
     def rows(self, images: Sequence[int]) -> AttentionMaps:
         """The maps of some images only."""
@@ -171,12 +184,13 @@ class Owners:
         return torch.cat([values, filling])[index_tensor(index, values.device)]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of every image's entries: [entries] -> [images], 0 where there are none."""
+        """The sum of every image's entries: [entries, ...] -> [images, ...], 0 where there are none."""
         return self.padded(values).sum(0)[: self.count]
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of every image's entries: [entries] -> [images], 0 where there are none."""
+        """The mean of every image's entries: [entries, ...] -> [images, ...], 0 where there are none."""
         counts = torch.tensor([float(max(self.images.count(image), 1)) for image in range(self.count)])
+        counts = counts.reshape(-1, *[1] * (values.ndim - 1))
         return self.sum(values) / on_device(counts.to(values.dtype), values.device)
 
     def largest(self, values: Tensor, none: float = 0.0) -> Tensor:
@@ -207,10 +221,17 @@ def resoftmax(attention: Tensor, spans: Sequence[Sequence[slice]], scale: float 
     return sum(parts[1:], parts[0])
 
 
-def token_means(attention: Tensor, groups: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
-    """The mean map of every group, an image and positions there: [images, height, width, positions] -> [groups, ...].
+def token_means(attention: Tensor, groups: Sequence[tuple[int, Sequence[int]]], text: Sequence[slice] = ()) -> Tensor:
+    """The mean map of every group, an image and positions there.
 
-    The result has the shape [groups, height, width].
+    Args:
+        attention: [images, height, width, positions].
+        groups: An image and at least one position each.
+        text: The positions of several text encoders. Then it is the mean of their means: each weighs alike, however
+            many pieces it breaks a word into.
+
+    Returns:
+        [groups, height, width].
     """
     if not groups:
         return attention.new_zeros(0, *attention.shape[1:3])
@@ -218,10 +239,17 @@ def token_means(attention: Tensor, groups: Sequence[tuple[int, Sequence[int]]]) 
     images = index_tensor([[image] for image, _ in groups], attention.device)
     chosen = [[*own, *[own[0]] * (length - len(own))] for _, own in groups]
     maps = attention[images, :, :, index_tensor(chosen, attention.device)]
-    weights = torch.tensor([[float(i < len(own)) for i in range(length)] for _, own in groups])
-    counts = torch.tensor([float(len(own)) for _, own in groups])
-    weights, counts = (on_device(x.to(attention.dtype), attention.device) for x in (weights, counts))
-    return (maps * weights[..., None, None]).sum(1) / counts[:, None, None]
+    shares = [_shares(own, text, attention.shape[-1], length) for _, own in groups]
+    weights = on_device(torch.tensor(shares, dtype=attention.dtype), attention.device)
+    return (maps * weights[..., None, None]).sum(1)
+
+
+def _shares(group: Sequence[int], text: Sequence[slice], width: int, length: int) -> list[float]:
+    """How much each position of a group weighs in its mean, filled up with zeros to `length`."""
+    parts = [[i for i in group if i in range(*span.indices(width))] for span in text] if len(text) > 1 else []
+    parts = [part for part in parts if part] or [list(group)]
+    shares = {i: 1 / (len(parts) * len(part)) for part in parts for i in part}
+    return [*(shares.get(i, 0.0) for i in group), *[0.0] * (length - len(group))]
 
 
 def index_tensor(positions: Sequence[Any], device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import typer
 
 from attncontrol.cli.errors import CommandGroup
 
-COMMANDS = ("generate", "compare", "methods", "parse", "batch", "evaluate", "report", "edit", "invert", "demo")
+COMMANDS = ("generate", "compare", "maps", "methods", "parse", "batch", "evaluate", "report", "edit", "invert", "demo")
 
 app = typer.Typer(
     name="attncontrol",

@@ -81,8 +81,26 @@ def _tokenizer(model: str):
     from attncontrol.models import resolve
 
     try:
-        if "transformer" in DiffusionPipeline.load_config(resolve(model)):
-            raise ValueError("it has a diffusion transformer, whose text positions parse does not show yet")
+        index = DiffusionPipeline.load_config(resolve(model))
+        if "transformer" in index:
+            return _of_transformer(resolve(model), index)
         return CLIPTokenizer.from_pretrained(resolve(model), subfolder="tokenizer")
     except (OSError, ValueError) as error:
         raise ValueError(f"--model: no words can be found for {model!r}: {error}") from error
+
+
+def _of_transformer(path: str, index) -> object:
+    """What finds words among the text keys, from configurations and tokenizers alone: no weights are loaded."""
+    import diffusers
+    import torch
+
+    from attncontrol.families import family_of
+
+    diffusers.utils.logging.disable_progress_bar()
+    parts = {name: part for name, part in index.items() if isinstance(part, list) and part[1] is not None}
+    needed = [name for name in parts if name.startswith(("tokenizer", "processor"))]
+    pipe = diffusers.DiffusionPipeline.from_pretrained(path, **dict.fromkeys(parts.keys() - {*needed}))
+    kind = getattr(diffusers, index["transformer"][1])
+    with torch.device("meta"):
+        pipe.transformer = kind.from_config(kind.load_config(path, subfolder="transformer"))
+    return family_of(pipe).tokenizer

@@ -9,22 +9,37 @@ from typing import Any
 from torch import nn
 from transformers import CLIPTokenizer
 
+from attncontrol.families.aura_flow import AuraFlowFamily
 from attncontrol.families.base import Family
 from attncontrol.families.caches import check_no_cache
+from attncontrol.families.chroma import ChromaFamily
 from attncontrol.families.compiled import original
 from attncontrol.families.flux import FluxFamily
+from attncontrol.families.flux2 import Flux2Family
 from attncontrol.families.gligen import GatedUNetFamily, GroundedUNetFamily, has_gates, tells_of_guidance
 from attncontrol.families.pixart import PixArtFamily
 from attncontrol.families.qwen_image import QwenImageFamily
+from attncontrol.families.sana import SanaFamily
 from attncontrol.families.sd3 import StableDiffusion3Family
 from attncontrol.families.unet import UNetFamily
 from attncontrol.families.xl import XLFamily
+from attncontrol.families.z_image import ZImageFamily
 
-TRANSFORMERS: tuple[type[Family], ...] = (FluxFamily, PixArtFamily, QwenImageFamily, StableDiffusion3Family)
+TRANSFORMERS: tuple[type[Family], ...] = (
+    AuraFlowFamily,
+    ChromaFamily,
+    FluxFamily,
+    Flux2Family,
+    PixArtFamily,
+    QwenImageFamily,
+    SanaFamily,
+    StableDiffusion3Family,
+    ZImageFamily,
+)
 KNOWN = {name: family for family in TRANSFORMERS for name in family.denoisers}
 INSTEAD = (
     "Use a text-to-image, image-to-image, inpainting or ControlNet pipeline of Stable Diffusion 1.x, 2.x, XL or 3, "
-    "FLUX.1, PixArt or Qwen-Image, as StableDiffusionPipeline"
+    "FLUX.1 or 2, PixArt, Qwen-Image, Z-Image, Sana, Chroma or AuraFlow, as StableDiffusionPipeline"
 )
 
 
@@ -53,6 +68,9 @@ def _of_transformer(pipe: Any, denoiser: nn.Module, family: type[Family]) -> Fam
             f"the transformer of this {name} caches what it computes, and guided passes would spoil the cache: call "
             "pipe.transformer.disable_cache() first"
         )
+    for stock in type(pipe).__mro__:
+        if reason := family.refused.get(stock.__name__):
+            raise ValueError(f"{name} cannot be controlled: {reason}")
     made = family(pipe)
     if made.tokenizer is None:
         raise ValueError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 
 from attncontrol.attention.capture import ForwardCapture
@@ -16,6 +17,7 @@ from attncontrol.attention.layers import Layer, Size
 from attncontrol.attention.maps import index_tensor
 from attncontrol.families.compiled import original
 from attncontrol.families.parts import Parts
+from attncontrol.guidance.schedulers import keeps_float32
 from attncontrol.prompt.text import TextReader
 
 Call = dict[str, Any]
@@ -46,11 +48,13 @@ class Family(ABC):
     """
 
     denoisers: ClassVar[tuple[str, ...]]  # names of the diffusers classes
+    refused: ClassVar[Mapping[str, str]] = {}  # pipelines around them that cannot be controlled, and why
     component: ClassVar[str] = "transformer"  # the pipeline's name for its denoiser
     latents_argument: ClassVar[str] = "hidden_states"
     shared: ClassVar[frozenset[str]] = frozenset()  # arguments without a row per batch entry, such as position ids
     lora_argument: ClassVar[str | None] = "joint_attention_kwargs"  # where a call's LoRA scale is
     text: ClassVar[tuple[slice, ...]] = (slice(0, -1),)  # of every text encoder, without its start and last position
+    plain_processor: ClassVar[type] = AttnProcessor2_0  # of the layers that perturbed-attention guidance changes
     size_multiple: ClassVar[int] = 16  # of an image's height and width in pixels
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of methods that have no tuned ones
 
@@ -101,6 +105,14 @@ class Family(ABC):
         """Most text positions of a call, special tokens and padding included."""
         return self.tokenizer.model_max_length
 
+    def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError if a pipeline that calls `encode_prompt` so reads other text than words are sought in."""
+        return
+
+    def has_reference(self, method: Any) -> bool:
+        """Whether published code of a method controls this kind of denoiser."""
+        return not method.moves_after
+
     # a call
 
     def bind(self, args: tuple, kwargs: Call) -> Call:
@@ -134,15 +146,18 @@ class Family(ABC):
     def batch_layout(self, call: Call, prompts: int) -> tuple[int, int]:
         """How many copies of the images one call holds, and which of them (from 0) is the conditional one.
 
-        Where the pipeline does not tell, a call holds two copies if its halves of the latents are equal and its rows
-        a multiple of twice the number of prompts.
+        Classifier-free guidance puts an unconditional copy in front, perturbed-attention guidance a perturbed one
+        behind. Where the pipeline does not tell, a call holds an unconditional copy if its latents are so many equal
+        parts and its rows a multiple of their number times that of the prompts.
         """
+        perturbed = int(getattr(self.pipe, "do_perturbed_attention_guidance", False))
         told = getattr(self.pipe, "do_classifier_free_guidance", None)
         if told is None:
-            latents = self.latents(call)
-            half = len(latents) // 2
-            told = len(latents) % (2 * prompts) == 0 and torch.equal(latents[:half], latents[half:])
-        return (2, 1) if told else (1, 0)
+            latents, copies = self.latents(call), 2 + perturbed
+            told = len(latents) % (copies * prompts) == 0 and all(
+                torch.equal(part, latents[: len(part)]) for part in latents.chunk(copies)
+            )
+        return int(told) + 1 + perturbed, int(told)
 
     def rows(self, call: Call, batch: int, rows: Sequence[int]) -> Call:
         """The arguments of a denoiser call for some rows of its batch only."""
@@ -191,18 +206,25 @@ class Family(ABC):
         """`attention_modules`, looked up once."""
         return self.attention_modules()
 
-    def part(self, call: Call) -> tuple[slice, slice]:
-        """Which queries of a layer are the image's, and which keys the text's; here all of a cross-attention."""
+    def part(self, call: Call, row: int) -> tuple[slice, slice]:
+        """Which queries of a layer are the image's in a row, and which keys the text's; here all of a cross-attention.
+
+        Text keys that begin before 0 stand for as many positions without a key.
+        """
         return slice(None), slice(None)
 
     def capture(self, call: Call, layers: Sequence[Layer]) -> Any:
         """What reads the maps of these layers during a forward with this call."""
-        chosen = {layer.name: self.modules[layer.name] for layer in layers}
-        return ForwardCapture(self.parts.attention, chosen, *self.part(call))
+        parts = [self.part(call, row) for row in range(len(self.latents(call)))]
+        return ForwardCapture(self.parts.attention, {layer.name: self.modules[layer.name] for layer in layers}, parts)
+
+    def check_checkpointing(self, layers: Sequence[Layer]) -> None:
+        """Raises ValueError if the maps of these layers would be others in low-memory mode."""
+        return
 
     def perturbed_layers(self) -> list[str]:
         """The attention layers in which perturbed-attention guidance treats the copies of the batch differently."""
-        return []
+        return [name.removesuffix(".processor") for name in getattr(self.pipe, "pag_attn_processors", {})]
 
 
 class BlockFamily(Family):
@@ -213,6 +235,24 @@ class BlockFamily(Family):
     """
 
     stacks: ClassVar[tuple[tuple[str, str, str, tuple[float, float]], ...]]
+
+    references: ClassVar[frozenset[str]] = frozenset()  # methods whose published code controls it
+
+    def has_reference(self, method: Any) -> bool:
+        """Only what `references` names, with a scheduler of flow matching."""
+        return method.name in self.references and keeps_float32(self.pipe.scheduler)
+
+    def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError for other prompts of further text encoders and for a length that cuts words off."""
+        for name in ("prompt_2", "prompt_3"):
+            other = arguments.get(name)
+            if other is not None and ([other] if isinstance(other, str) else list(other)) != list(prompts):
+                raise ValueError(f"{name} must be left out under control: words are sought in one prompt")
+        limit, encoder = arguments.get("max_sequence_length"), self.tokenizer.encoders[-1]
+        for prompt in prompts if limit is not None else ():
+            needed = encoder.needed(prompt)
+            if limit < needed <= encoder.length:
+                raise ValueError(f"max_sequence_length={limit} cuts off {prompt!r}, which needs {needed}: raise it")
 
     def attention_modules(self) -> dict[str, nn.Module]:
         """The attention modules with text keys, by name."""

@@ -20,6 +20,7 @@ class FluxFamily(PackedFamily):
         ("single_transformer_blocks", "single", "attn", (0, 0)),
     )
     defaults = TRANSFORMER_SETTINGS
+    references = frozenset({"focus"})
 
     @property
     def tokenizer(self) -> Any:

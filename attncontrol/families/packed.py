@@ -36,7 +36,7 @@ class PackedFamily(BlockFamily):
         """The call's 0 to 1 on the scheduler's scale."""
         return call["timestep"].flatten()[0] * 1000
 
-    def part(self, call: Call) -> tuple[slice, slice]:
+    def part(self, call: Call, row: int) -> tuple[slice, slice]:
         """Text first, then the image."""
         text = call["encoder_hidden_states"].shape[1]
         height, width = self.grid(call)

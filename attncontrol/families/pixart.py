@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from attncontrol.attention.layers import Size
-from attncontrol.families.base import TRANSFORMER_SETTINGS, BlockFamily, Call, reader
+from attncontrol.families.base import TRANSFORMER_SETTINGS, reader
+from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder, lowered
 
 
-class PixArtFamily(BlockFamily):
+class PixArtFamily(PatchFamily):
     """A pipeline around a `PixArtTransformer2DModel`; the text is lower-cased and stripped before T5 reads it."""
 
     denoisers = ("PixArtTransformer2DModel",)
@@ -23,13 +21,3 @@ class PixArtFamily(BlockFamily):
     def tokenizer(self) -> Any:
         """T5's."""
         return reader(TextEncoder(self.pipe.tokenizer, 300, render=lowered))
-
-    def grid(self, call: Call) -> Size:
-        """Height and width in patches."""
-        patch = self.denoiser.config.patch_size
-        height, width = call["hidden_states"].shape[-2:]
-        return height // patch, width // patch
-
-    def latents(self, call: Call) -> Tensor:
-        """The whole input."""
-        return call["hidden_states"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from attncontrol.attention.layers import Size
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
@@ -12,19 +12,53 @@ from attncontrol.prompt.text import TextEncoder, template
 
 
 class QwenImageFamily(PackedFamily):
-    """A pipeline around a `QwenImageTransformer2DModel`."""
+    """A pipeline around a `QwenImageTransformer2DModel`.
+
+    The editing ones put as many states in front of the prompt as its pictures have, so its text is counted from the
+    end.
+    """
 
     denoisers = ("QwenImageTransformer2DModel",)
+    refused: ClassVar[Mapping[str, str]] = {
+        "QwenImageLayeredPipeline": "its latents are several pictures at once. Use QwenImagePipeline"
+    }
     lora_argument = "attention_kwargs"
     stacks = (("transformer_blocks", "joint", "attn", (10 / 60, 30 / 60)),)
     defaults = TRANSFORMER_SETTINGS
 
     @property
     def tokenizer(self) -> Any:
-        """Qwen's, with the pipeline's template; the states of the template's beginning are dropped."""
+        """Qwen's, with the pipeline's template; the states of the template's beginning are dropped.
+
+        Raises ValueError if the pipeline drops other states than those.
+        """
         pipe = self.pipe
-        drop, render = pipe.prompt_template_encode_start_idx, template(pipe.prompt_template_encode)
-        return reader(TextEncoder(pipe.tokenizer, pipe.tokenizer_max_length, drop=drop, render=render))
+        if pipe.tokenizer is None:
+            return None
+        drop, beginning = pipe.prompt_template_encode_start_idx, pipe.prompt_template_encode.partition("{}")[0]
+        found = len(pipe.tokenizer(beginning)["input_ids"])
+        if found != drop and not self._edits:
+            raise ValueError(
+                f"the prompt's template begins with {found} tokens of this {type(pipe.tokenizer).__name__}, but "
+                f"{type(pipe).__name__} drops {drop}: load the tokenizer of the checkpoint"
+            )
+        render = template(pipe.prompt_template_encode)
+        length = pipe.tokenizer_max_length
+        return reader(TextEncoder(pipe.tokenizer, length, drop=drop, render=render, fills_left=self._edits))
+
+    @property
+    def _edits(self) -> bool:
+        """Whether the text encoder sees pictures, too."""
+        return hasattr(self.pipe, "processor")
+
+    def part(self, call: Call, row: int) -> tuple[slice, slice]:
+        """Text first, then the image; where pictures are part of the text it is counted from its end."""
+        image, text = super().part(call, row)
+        if not self._edits:
+            return image, text
+        mask = call.get("encoder_hidden_states_mask")
+        end = text.stop if mask is None else int(mask[row].sum())
+        return image, slice(end - self.pipe.tokenizer_max_length, end)
 
     def grid(self, call: Call) -> Size:
         """Height and width in tokens of the picture itself; references come after it."""

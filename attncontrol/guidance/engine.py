@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer, choose_size
-from attncontrol.attention.maps import index_tensor
+from attncontrol.attention.maps import index_tensor, token_means
 from attncontrol.families.base import Call, Family
 from attncontrol.guidance.cost import Memory, fits_in_memory
 from attncontrol.guidance.guided_pass import GuidedPass
@@ -47,6 +47,7 @@ class Engine:
         self.record_maps, self.memory = record_maps, memory
         self.images: list[GuidedImage] = []
         self.index = self.count = 0
+        self.noise: tuple[float, float] | None = None
 
     @property
     def record(self) -> ControlRecord:
@@ -56,14 +57,23 @@ class Engine:
                 step.timestep = float(step.timestep)
         return ControlRecord([image.record for image in self.images])
 
-    def guide(self, call: Call, index: int, count: int) -> Tensor | None:
+    @property
+    def moves_after(self) -> bool:
+        """Whether moves reach the scheduler only. Raises ValueError for parts that do not agree on it."""
+        ways = {method.moves_after for _, method in self.methods}
+        if len(ways) > 1:
+            names = ", ".join(method.name for _, method in self.methods if method.moves_after)
+            raise ValueError(f"{names} moves latents after the model's call, the other methods of the sum before it")
+        return True in ways
+
+    def guide(self, call: Call, index: int, count: int, noise: tuple[float, float] | None = None) -> Tensor | None:
         """The move of the latents before one denoiser call: float32 shaped as the sample, None if none.
 
         `call` holds the denoiser's arguments by name, `index` counts the iterations from 0 and `count` is their
-        number. The move is one of the model's input, after the scheduler's scaling: there the noisy latents have the
-        same scale with every scheduler, and so a step size means the same.
+        number, `noise` the noise levels of `Context`. The move is one of the model's input, after the scheduler's
+        scaling: there the noisy latents have the same scale with every scheduler, and so a step size means the same.
         """
-        self.index, self.count = index, count
+        self.index, self.count, self.noise = index, count, noise
         with torch.inference_mode(False), torch.enable_grad():
             if not self.images:
                 self._choose_layers(self.family.layers(self.family.grid(call)))
@@ -148,6 +158,7 @@ class Engine:
             layout=image.target.layout,
             drop_padding=self.family.drop_padding,
             text=self.family.text,
+            noise=self.noise,
             refinements=image.step.refinements,
             carry=image.carries.get(part),
             last_loss=image.last_losses.get(part),
@@ -202,7 +213,7 @@ class Engine:
                 words = [list(entity.noun.token_indices) for entity in image.target.structure.entities]
                 if not words:
                     continue
-                step = torch.stack([attention[..., word].mean(-1) for word in words])[None]
+                step = token_means(attention[None], [(0, word) for word in words], self.family.text)[None]
                 image.record.maps = step if image.record.maps is None else torch.cat([image.record.maps, step])
 
     def _warn_not_finite(self, image: GuidedImage) -> None:

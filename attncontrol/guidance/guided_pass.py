@@ -41,7 +41,7 @@ class GuidedPass:
         # a copy made outside inference mode can take part in autograd
         self.start = latents[self.first_row : self.first_row + self.images].clone().float()
         # perturbed-attention guidance would treat the copies of a batch differently there
-        self._perturbed = [family.modules[name] for name in family.perturbed_layers()]
+        self._perturbed = [family.denoiser.get_submodule(name) for name in family.perturbed_layers()]
         # what the first pass of a step finds out and later ones use
         self._chosen: tuple[list[int], Call, float] | None = None
         self._captured: Capture | None = None
@@ -73,7 +73,7 @@ class GuidedPass:
             uncompiled() if parts.is_compiled else nullcontext(),
             _frozen(parts),
             self._checkpointing(parts),
-            plain_attention(self._perturbed),
+            plain_attention(self._perturbed, self.family.plain_processor),
             _scaled(parts, scale),
             capture.installed(),
         ):
@@ -88,7 +88,7 @@ class GuidedPass:
             scale, argument = 1.0, self.family.lora_argument
             if call.get(argument) and USE_PEFT_BACKEND:
                 scale = call[argument].pop("scale", 1.0)
-            self._chosen = list(rows), call, scale
+            self._chosen, self._captured = (list(rows), call, scale), None
         _, call, scale = self._chosen
         # denoisers take things out of the lists and dicts they are given
         return {name: map_tensors(value, _unchanged) for name, value in call.items()}, scale
@@ -112,6 +112,7 @@ class GuidedPass:
         if not self.low_memory or any(block.gradient_checkpointing for block in blocks):
             yield
             return
+        self.family.check_checkpointing(self.layers)
         if any(getattr(block, "_gradient_checkpointing_func", None) is None for block in blocks):
             self.family.denoiser.enable_gradient_checkpointing()  # gives them one
         try:

@@ -68,7 +68,7 @@ class Round:
             ]
             if not places:
                 continue
-            maps = self.maps.of(part.layers)
+            maps = self.maps.of(part.layers, part.method.keys)
             if len(places) < len(self.images):
                 maps = maps.rows(places)
             images = [self.images[place] for place in places]

@@ -10,6 +10,13 @@ def keeps_float32(scheduler: Any) -> bool:
     return "FlowMatch" in type(scheduler).__name__
 
 
+def noise_levels(scheduler: Any) -> tuple[float, float]:
+    """The noise level, 1 to 0, of the step that is to come and of the one behind it, of a flow-matching scheduler."""
+    index = scheduler.step_index if scheduler.step_index is not None else scheduler.begin_index or 0
+    now, following = scheduler.sigmas[index : index + 2].tolist()
+    return now, following
+
+
 def starting_calls(scheduler: Any, calls: int) -> list[bool]:
     """For each of the next `calls` model calls, whether the scheduler's next sample starts from the one it is given.
 

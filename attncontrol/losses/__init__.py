@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attncontrol.losses.boxdiff import BoxDiff as BoxDiff
     from attncontrol.losses.conform import Conform as Conform
     from attncontrol.losses.ebama import Ebama as Ebama
+    from attncontrol.losses.focus import Focus as Focus
     from attncontrol.losses.layout_guidance import LayoutGuidance as LayoutGuidance
     from attncontrol.losses.syngen import SynGen as SynGen
 

@@ -127,7 +127,7 @@ class AStar(DecayingStep, TokenSoftmax, SmoothedMaps):
         words = [(image, word) for image, now in enumerate(contexts) for word in self._concepts(now).values()]
         if self.normalization == "resoftmax":
             attention = self.token_softmax(attention, contexts)
-        maps = self.smoothed(token_means(attention, words))
+        maps = self.smoothed(token_means(attention, words, contexts[0].text))
         owners = Owners(tuple(image for image, _ in words), len(contexts))
         return spread(maps) if self.normalization == "minmax" else maps, owners
 

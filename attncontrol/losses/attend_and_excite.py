@@ -59,7 +59,7 @@ class AttendAndExcite(ThresholdRefinement, TokenSoftmax, SmoothedMaps):
         """Prepared maps [subjects, height, width] from mean attention [images, height, width, positions]."""
         subjects = [(image, word) for image, now in enumerate(contexts) for word in self.focus(now)]
         probabilities = self.token_softmax(attention, contexts, self.softmax_scale)
-        maps = self.smoothed(token_means(probabilities, subjects))
+        maps = self.smoothed(token_means(probabilities, subjects, contexts[0].text))
         return maps, Owners(tuple(image for image, _ in subjects), len(contexts))
 
     def focus(self, context: Context) -> list[list[int]]:

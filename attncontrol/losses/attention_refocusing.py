@@ -334,7 +334,8 @@ class AttentionRefocusing(LayoutMethod):
         size = tuple(attention.shape[1:3])
         placed = [(image, *own) for image, now in enumerate(contexts) for own in self._objects(now)]
         words = resoftmax(attention, [self.softmax_spans(now, None) for now in contexts])
-        prepared = smooth(token_means(words, [(image, word) for image, groups, _ in placed for word in groups]))
+        pieces = [(image, word) for image, groups, _ in placed for word in groups]
+        prepared = smooth(token_means(words, pieces, contexts[0].text))
         boxes = self.cells([region for *_, regions in placed for region in regions], size)
         objects = PlacedObjects(
             Owners(tuple(image for image, *_ in placed), len(contexts)),

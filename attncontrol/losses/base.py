@@ -37,6 +37,7 @@ class Context:
     """All that a method may know of one image at one sampling step, besides the maps.
 
     `index` counts the solver's steps from 0, `count` is their number (51 for PNDM with 50 steps).
+    `noise` is the noise level of this step and of the next, 1 to 0, of flow matching for methods that ask for it.
     `refinements` counts the moves already made in this step, `carry` is what the method's last evaluation of the
     previous guided step left, `last_loss` the loss of its last evaluation (None at first, both), `drop_padding`
     whether the text encoder's end-of-text and padding positions are better left out of a softmax over tokens (2.x
@@ -50,6 +51,7 @@ class Context:
     layout: Layout | None = None
     drop_padding: bool = False
     text: tuple[slice, ...] = (slice(1, -1),)
+    noise: tuple[float, float] | None = None
     refinements: int = 0
     carry: Any = None
     last_loss: float | None = None
@@ -124,6 +126,10 @@ class Method(ABC):
         "(height, width) of the cross-attention maps, or one side of square ones; by default the coarsest maps "
         "whose shorter side is at least 16",
     )
+    keys: Literal["joint", "text"] = option(
+        "joint",
+        "in joint attention, maps of a softmax over all keys or over the text's alone; no difference elsewhere",
+    )
     layers: str | None = option(
         None,
         "which attention layers to look at: down, mid, up, or parts of them by block, attention and transformer "
@@ -190,6 +196,11 @@ class Method(ABC):
     def plain_step_size(self, context: Context) -> float:
         """Step size of the one plain update of this iteration; 0 outside the window."""
         return self.base_step if self.guides(context) else 0.0
+
+    @property
+    def moves_after(self) -> bool:
+        """Whether a move reaches the scheduler only, after the model has seen latents that are not moved."""
+        return False
 
     @property
     def base_step(self) -> float:

@@ -129,7 +129,8 @@ class BoxDiff(LayoutMethod, ThresholdRefinement, TokenSoftmax, SmoothedMaps):
         """The terms of every placed noun, from mean attention [images, height, width, positions]."""
         subjects = [(image, *own) for image, now in enumerate(contexts) for own in self._subjects(now)]
         probabilities = self.token_softmax(attention, contexts)
-        maps = self.smoothed(token_means(probabilities, [(image, tokens) for image, tokens, _ in subjects]))
+        pieces = [(image, tokens) for image, tokens, _ in subjects]
+        maps = self.smoothed(token_means(probabilities, pieces, contexts[0].text))
         size, repair = tuple(maps.shape[1:]), self.variant == "default"
         regions = [own for *_, own in subjects]
         boxes = [[cell_box(r, size, edges="nearest", at_least_one=repair) for r in own] for own in regions]

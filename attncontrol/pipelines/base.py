@@ -169,8 +169,9 @@ class AttentionControlPipeline(EditingMixin):
         prompts, subjects, layouts or sizes that cannot be used.
         """
         self._check_names(args, kwargs)
+        args, kwargs = self._stock_arguments(prompt, args, kwargs)
         if control is None and not record_maps and (grounding is None or grounding is False):
-            return self._output(super().__call__(prompt, *args, **kwargs), None)
+            return self._output(super().__call__(*args, **kwargs), None)
         self._check(prompt, kwargs)
         control = attach(
             self,
@@ -185,7 +186,7 @@ class AttentionControlPipeline(EditingMixin):
             text_length=kwargs["prompt_embeds"].shape[1] if kwargs.get("prompt_embeds") is not None else None,
         )
         with control:
-            output = super().__call__(prompt, *args, **kwargs)
+            output = super().__call__(*args, **kwargs)
         return self._output(output, control.record)
 
     def _check_names(self, args: tuple, kwargs: Mapping[str, Any]) -> None:
@@ -195,6 +196,18 @@ class AttentionControlPipeline(EditingMixin):
         known = [name for name, p in {**own, **stock}.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         for name in kwargs.keys() - {*known, "callback", "callback_steps"}:
             raise TypeError(f"a controlled {self.stock_name} takes no argument {name!r}{nearest(name, known[1:])}")
+
+    def _stock_arguments(self, prompt: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The arguments of the stock call, where the prompt is not always the first; TypeError for others by place."""
+        prompt = list(prompt) if isinstance(prompt, list) else prompt  # Z-Image writes its chat into the list
+        first = list(inspect.signature(getattr(diffusers, self.stock_name).__call__).parameters)[1]
+        if first == "prompt":
+            return (prompt, *args), kwargs
+        if args:
+            raise TypeError(
+                f"a controlled {self.stock_name} takes the prompt alone by place: name the other arguments"
+            )
+        return (), {**kwargs, "prompt": prompt}
 
     def _check(self, prompt: Any, kwargs: Mapping[str, Any]) -> None:
         multiple = family_of(self).size_multiple

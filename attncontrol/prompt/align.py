@@ -42,18 +42,19 @@ class TokenizedPrompt:
         return () if any(i >= self.n_tokens - 1 for i in indices) else indices
 
 
-def tokenize(tokenizer: Any, prompt: str) -> TokenizedPrompt:
+def tokenize(tokenizer: Any, prompt: str, special_tokens: bool = True) -> TokenizedPrompt:
     """Tokenize as diffusers does, textual-inversion tokens of several vectors expanded, and locate every piece.
 
     `tokenizer` is a transformers tokenizer, fast or slow, that ends its sequences with one end-of-text token, or a
-    `TextReader` of several.
+    `TextReader` of several; without `special_tokens` it adds none to what the text has.
     """
     if hasattr(tokenizer, "tokenized"):
         return tokenizer.tokenized(prompt)
     tokenizer = _own(tokenizer)
     text, origin = _expand_textual_inversion(tokenizer, prompt)
     fast = getattr(tokenizer, "is_fast", False)
-    encoded = tokenizer(text, truncation=False, return_offsets_mapping=fast, verbose=False)
+    special = {} if special_tokens else {"add_special_tokens": False}
+    encoded = tokenizer(text, truncation=False, return_offsets_mapping=fast, verbose=False, **special)
     ids = encoded["input_ids"]
     pieces = tuple(tokenizer.convert_ids_to_tokens(ids))
     if fast:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from tests.stock.refused import REFUSED
 from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, SCHEDULERS, XL_PIPELINES
+from tests.stock.transformers import TRANSFORMER_ADDITIONS, TRANSFORMER_PIPELINES, TRANSFORMER_SCHEDULERS
 
 GROUPS = {
-    "Pipelines": PIPELINES + XL_PIPELINES,
-    "Adapters": ADDITIONS,
-    "Schedulers": SCHEDULERS,
+    "Stable Diffusion": PIPELINES + XL_PIPELINES,
+    "Diffusion transformers": TRANSFORMER_PIPELINES,
+    "Adapters": ADDITIONS + TRANSFORMER_ADDITIONS,
+    "Schedulers": SCHEDULERS + TRANSFORMER_SCHEDULERS,
     "Helpers": HELPERS,
     "Refused, with an error that says what to use": REFUSED,
 }

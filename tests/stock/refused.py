@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import diffusers
 import tokenizers
 import transformers
 
-from tests import tiny
+from tests import tiny, tiny_transformers
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,22 @@ def flux() -> Any:
     )  # fmt: skip
 
 
-def aura_flow() -> Any:
-    transformer = diffusers.AuraFlowTransformer2DModel(
-        sample_size=16, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=32, caption_projection_dim=16, in_channels=4, out_channels=4,
-    )  # fmt: skip
-    return diffusers.AuraFlowPipeline(
-        tokenizer=None, text_encoder=None, vae=None, transformer=transformer, scheduler=None
-    )
+def of_a_family(name: str, build: Callable[[], Any], reason: str, remedy: str) -> Refusal:
+    """A pipeline around a transformer that is controlled in other pipelines."""
+    cls = getattr(diffusers, name)
+
+    def made() -> Any:
+        known = inspect.signature(cls.__init__).parameters
+        parts = {part: value for part, value in build().components.items() if part in known}
+        return cls(**{**dict.fromkeys([part for part in known if part not in ("self", "is_distilled")]), **parts})
+
+    return Refusal(name, made, f"{name} cannot be controlled: .*{reason}", remedy)
+
+
+def caching() -> Any:
+    pipe = tiny_transformers.flux()
+    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig())
+    return pipe
 
 
 def upscaler() -> Any:
@@ -102,11 +111,13 @@ REFUSED = [
         flux,
         "FluxPipeline cannot be controlled: it has no tokenizer",
     ),
-    Refusal(
-        "AuraFlowPipeline",
-        aura_flow,
-        "AuraFlowPipeline cannot be controlled: it has AuraFlowTransformer2DModel",
+    of_a_family("Flux2KleinKVPipeline", tiny_transformers.klein, "keeps keys and values", "Use Flux2KleinPipeline"),
+    of_a_family("ZImageOmniPipeline", tiny_transformers.z_image, "pictures and text in turn", "Use ZImagePipeline"),
+    of_a_family("SanaSprintPipeline", tiny_transformers.sana, "different scales", "Use SanaPipeline"),
+    of_a_family(
+        "QwenImageLayeredPipeline", tiny_transformers.qwen_image, "several pictures at once", "Use QwenImagePipeline"
     ),
+    Refusal("a transformer that caches", caching, "caches what it computes", "disable_cache"),
     Refusal(
         "AnimateDiffPipeline",
         animated,

@@ -1,0 +1,102 @@
+"""`attncontrol maps`: where a model looks for every word of a prompt, without steering it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attncontrol.arguments import PLAIN, slug
+from attncontrol.cli import checks, options
+from attncontrol.cli.errors import option
+from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
+
+
+def maps(
+    prompt: options.Prompt,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers", metavar="NAMES", help="Which layers, as in 'up.0' or 'joint.4-11'; the model's default ones."
+        ),
+    ] = None,
+    only_steps: Annotated[
+        str | None, typer.Option("--only-steps", metavar="NUMBERS", help="Look at these steps only, as in '0,10,20'.")
+    ] = None,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Keep layers apart.")] = False,
+    per_head: Annotated[bool, typer.Option("--per-head", help="Keep heads apart.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="MIB", help="Most memory of the maps.")] = 1024,
+    negative_prompt: options.NegativePrompt = "",
+    seed: Annotated[str, typer.Option("--seed", metavar="NUMBER", help="Or 'random'.")] = "random",
+    steps: options.Steps = 30,
+    guidance_scale: options.GuidanceScale = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    model: options.Model = "emoji",
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    output: options.Output = Path("outputs"),
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Draw a plain image and show where the model looked for every word.
+
+    The maps are saved as safetensors [steps, layers, heads, words, height, width], and over the image as a picture
+    with a row for every layer that is kept apart.
+    """
+    checks.check_prompt(prompt)
+    checks.check_size(width, height)
+    checks.check_model(model)
+    checks.check_folder(output)
+    chosen, number = _numbers(only_steps, steps), options.read_seed(seed)
+    with console.status("starting"):
+        guidance = options.read_guidance_scale(guidance_scale, model)
+
+        from safetensors.torch import save_file
+
+        from attncontrol.guidance.looking import Looking
+        from attncontrol.images.drawing import Request, draw
+        from attncontrol.images.recipe import save_image
+
+    stem = output / f"{slug(prompt)}_maps_{number}"
+    arrays, picture = stem.with_suffix(".safetensors"), stem.with_suffix(".png")
+    check_targets([arrays, picture], overwrite)
+    request = Request(model, prompt, negative_prompt, steps, guidance, width, height)
+    pipe = load_pipeline(model, device, dtype)
+    with option("--layers" if layers else "PROMPT"):
+        looking = Looking(pipe, prompt, layers, chosen, per_layer=per_layer, per_head=per_head, limit=limit * 2**20)
+    with step_progress(1, steps) as advance, looking:
+        drawn = draw(pipe, request, options.read_control(PLAIN, {}, model), number, advance)
+    output.mkdir(parents=True, exist_ok=True)
+    about = {"prompt": prompt, "seed": number, "words": looking.words, "steps": looking.seen, "layers": looking.layers}
+    save_file({"maps": looking.maps}, arrays, metadata={name: _json(value) for name, value in about.items()})
+    save_image(_picture(drawn.image, looking, prompt), picture, [drawn.recipe], overwrite=overwrite)
+    shape = "x".join(map(str, looking.maps.shape))
+    typer.echo(f"{arrays}  {shape}: steps, layers, heads, words, height, width")
+    typer.echo(picture)
+
+
+def _numbers(text: str | None, steps: int) -> list[int] | None:
+    """The steps of `--only-steps`. Raises ValueError for others than there are."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) < steps for part in parts):
+        raise ValueError(f"--only-steps: {text!r} must be numbers from 0 to {steps - 1}, separated by commas")
+    return [int(part) for part in parts]
+
+
+def _json(value) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def _picture(image, looking, prompt: str):
+    """The image, and every word's map over it, the mean over steps and heads; a row for each layer kept apart."""
+    from attncontrol.images.visualize import labelled_grid, overlay
+
+    means = looking.maps.mean((0, 2))
+    rows = [[image, *(overlay(image, word) for word in layer)] for layer in means]
+    titles = looking.layers if len(rows) > 1 else ()
+    return labelled_grid(rows, row_titles=titles, column_titles=["", *looking.words], caption=prompt)

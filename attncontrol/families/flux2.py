@@ -1,0 +1,65 @@
+"""FLUX.2 (dev, Klein): packed latents, joint then single blocks, text keys of a chat with Mistral or Qwen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+from attncontrol.attention.layers import Size
+from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
+from attncontrol.families.packed import PackedFamily
+from attncontrol.prompt.text import TextEncoder, chat
+
+LENGTH = 512
+
+
+class Flux2Family(PackedFamily):
+    """A pipeline around a `Flux2Transformer2DModel`; tokens of reference pictures lie behind the image's."""
+
+    denoisers = ("Flux2Transformer2DModel",)
+    refused: ClassVar[Mapping[str, str]] = {
+        "Flux2KleinKVPipeline": "it keeps keys and values of its reference pictures from step to step, and guided "
+        "passes would change them. Use Flux2KleinPipeline"
+    }
+    stacks = (
+        ("transformer_blocks", "joint", "attn", (0, 1)),
+        ("single_transformer_blocks", "single", "attn", (0, 0)),
+    )
+    defaults = TRANSFORMER_SETTINGS
+
+    @property
+    def tokenizer(self) -> Any:
+        """Mistral's with the system message, Qwen's for Klein; the whole chat is text keys, padding included."""
+        processor = self.pipe.tokenizer
+        if processor is None:
+            return None
+        system = getattr(self.pipe, "system_message", None)
+
+        def render(prompt: str) -> str:
+            if system is None:
+                messages, settings = [{"role": "user", "content": prompt}], {"enable_thinking": False}
+            else:
+                messages, settings = format_input([prompt], system)[0], {}
+            generation = system is None
+            return processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation, **settings
+            )
+
+        tokenizer = getattr(processor, "tokenizer", processor)
+        left = tokenizer.padding_side == "left"
+        encoder = TextEncoder(tokenizer, LENGTH, render=chat(render), fills_left=left, special_tokens=system is None)
+        return reader(encoder)
+
+    def grid(self, call: Call) -> Size:
+        """Height and width in tokens, from the position ids of the picture itself (their first entry is 0)."""
+        ids = call["img_ids"][0]
+        last = ids[ids[:, 0] == 0].amax(0)
+        return int(last[1]) + 1, int(last[2]) + 1
+
+    def part(self, call: Call, row: int) -> tuple[slice, slice]:
+        """Text first, then the image; text filled on the left is counted from its end."""
+        image, text = super().part(call, row)
+        first = text.stop - LENGTH if self.tokenizer.encoders[0].fills_left else 0
+        return image, slice(first, text.stop)
