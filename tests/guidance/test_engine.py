@@ -19,6 +19,7 @@ from attncontrol import (
     method_classes,
 )
 from attncontrol.attention.capture import attention_probabilities
+from attncontrol.families import family_of
 from attncontrol.guidance.engine import Engine
 from tests import tiny
 
@@ -91,8 +92,8 @@ def moves(monkeypatch):
     seen = []
     guide = Engine.guide
 
-    def spy(self, call, index, count):
-        move = guide(self, call, index, count)
+    def spy(self, call, *args):
+        move = guide(self, call, *args)
         if move is not None:
             seen.append((move, call["sample"][-len(move) :].float()))
         return move
@@ -218,6 +219,8 @@ def test_the_device_is_read_at_most_twice_a_round(tiny_pipe, name, variant, monk
 
     monkeypatch.setattr(Engine, "_round", counted)
     control = create_method(name, stop=1.0, variant=variant)
+    if variant == "reference" and not family_of(tiny_pipe).has_reference(control):
+        pytest.skip("no published code of this method is for UNets")
     run(tiny_pipe, control, layout=LAYOUT if control.needs_layout else None, num_inference_steps=2)
     assert len(per_round) > 1
     assert all(found <= most for found, most in per_round)
