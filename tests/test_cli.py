@@ -289,7 +289,7 @@ def test_parse_shows_entities_and_what_methods_make_of_them(run):
         ([PROMPT, "--seed", "-1"], "--seed"),
         ([PROMPT, "--seed", str(2**64)], "--seed"),
         ([PROMPT, "--images", "0"], "--images"),
-        ([PROMPT, "--device", "quantum"], "--device: 'quantum' cannot be used here"),
+        ([PROMPT, "--device", "quantum"], "--device: 'quantum' is no device: it is cpu"),
         ([PROMPT, "--device", "cuda:99"], "--device: 'cuda:99' cannot be used here"),
         ([PROMPT, "--dtype", "float8"], "--dtype"),
         ([PROMPT, "--model", "no/such/folder"], "--model: no diffusers checkpoint at 'no/such/folder'"),
