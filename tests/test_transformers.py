@@ -243,7 +243,7 @@ def unmixed(pipe):
 
 def first_maps(pipe, pass_, latents, call=None):
     """The first layer's logarithmic probabilities of both rows: [rows, image queries, text keys], mean over heads."""
-    pass_.call = call or pass_.call
+    pass_ = GuidedPass(pass_.family, call or pass_.call, pass_.layers, prompts=2)
     with torch.no_grad(), pass_.run(latents, [0, 1]) as (_, maps):
         return maps.layers[0].probabilities.clamp_min(1e-30).log().mean(1)
 

@@ -63,11 +63,6 @@ def family_of(pipe: Any) -> Family:
 
 def _of_transformer(pipe: Any, denoiser: nn.Module, family: type[Family]) -> Family:
     name = type(pipe).__name__
-    if getattr(denoiser, "is_cache_enabled", False):
-        raise ValueError(
-            f"the transformer of this {name} caches what it computes, and guided passes would spoil the cache: call "
-            "pipe.transformer.disable_cache() first"
-        )
     for stock in type(pipe).__mro__:
         if reason := family.refused.get(stock.__name__):
             raise ValueError(f"{name} cannot be controlled: {reason}")

@@ -15,9 +15,8 @@ def check_no_cache(denoiser: nn.Module, name: str) -> None:
         if getattr(vars(part).get("forward"), "__module__", "").startswith("DeepCache"):
             remedy = "call disable() of its DeepCacheSDHelper first"
         hooks = getattr(getattr(part, "_diffusers_hook", None), "hooks", {})
-        if any(
-            getattr(hook, "_is_stateful", False) for hook in hooks.values()
-        ):  # of diffusers: only caches have a state
+        # of diffusers' hooks only those of caches have a state
+        if any(getattr(hook, "_is_stateful", False) for hook in hooks.values()):
             remedy = "take the cache off first, with disable_cache() where you used enable_cache()"
     if remedy:
         raise ValueError(f"the denoiser of this {name} caches features, and guided passes would spoil them: {remedy}")

@@ -117,7 +117,7 @@ REFUSED = [
     of_a_family(
         "QwenImageLayeredPipeline", tiny_transformers.qwen_image, "several pictures at once", "Use QwenImagePipeline"
     ),
-    Refusal("a transformer that caches", caching, "caches what it computes", "disable_cache"),
+    Refusal("a transformer that caches", caching, "caches features", "disable_cache"),
     Refusal(
         "AnimateDiffPipeline",
         animated,
