@@ -27,7 +27,7 @@ from attncontrol.attention.maps import (
 )
 from attncontrol.layout import Region
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
-from attncontrol.losses.layout_method import LayoutMethod
+from attncontrol.losses.layout_method import LayoutMethod, PlacedObjects
 from attncontrol.losses.registry import register
 
 Release = Literal["v1", "v2"]
@@ -41,39 +41,6 @@ SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
     "v2": ((0, 2, 1, 4, 2), (2, 5, 1, 4, 6), (5, 10, 1, 3, 3), (10, 20, 5, 3, 2), (20, 40, 5, 1, 2)),
     "v1": ((0, 10, 1, 3, 5), (10, 20, 1, 2, 5), (20, 30, 1, 1, 1)),
 }
-
-
-@dataclass(frozen=True)
-class PlacedObjects:
-    """Objects of all images with their maps and boxes: which image an object, which object a map or a box belongs to.
-
-    Every object has at least one map and one box.
-    """
-
-    images: Owners
-    maps: tuple[int, ...]
-    boxes: tuple[int, ...]
-
-    def of_images(self, objects: Sequence[int]) -> Owners:
-        """The images of these objects."""
-        return Owners(tuple(self.images.images[number] for number in objects), self.images.count)
-
-    def counts(self, like: Tensor) -> Tensor:
-        """How many objects every image has, at least 1: [images], in the dtype and on the device of `like`."""
-        counts = torch.tensor([float(max(self.images.images.count(i), 1)) for i in range(self.images.count)])
-        return on_device(counts.to(like.dtype), like.device)
-
-    def pairs(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """Maps and boxes of one image in pairs: of the same object, and of different ones."""
-        image = self.images.images
-        near = [
-            (m, b)
-            for m, own in enumerate(self.maps)
-            for b, other in enumerate(self.boxes)
-            if image[own] == image[other]
-        ]
-        own = [(m, b) for m, b in near if self.maps[m] == self.boxes[b]]
-        return own, [(m, b) for m, b in near if self.maps[m] != self.boxes[b]]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer, Size
+from attncontrol.attention.maps import Owners, on_device
 from attncontrol.layout import Region, cell_mask, cell_masks, cell_unions
 from attncontrol.layout.regions import Edges
 from attncontrol.losses.base import Context, Method
 from attncontrol.prompt.structure import Entity
+
+
+@dataclass(frozen=True)
+class PlacedObjects:
+    """Objects of all images with their maps and boxes: which image an object, which object a map or a box belongs to.
+
+    Every object has at least one map and one box.
+    """
+
+    images: Owners
+    maps: tuple[int, ...]
+    boxes: tuple[int, ...]
+
+    def of_images(self, objects: Sequence[int]) -> Owners:
+        """The images of these objects."""
+        return Owners(tuple(self.images.images[number] for number in objects), self.images.count)
+
+    def counts(self, like: Tensor) -> Tensor:
+        """How many objects every image has, at least 1: [images], in the dtype and on the device of `like`."""
+        counts = torch.tensor([float(max(self.images.images.count(i), 1)) for i in range(self.images.count)])
+        return on_device(counts.to(like.dtype), like.device)
+
+    def pairs(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Maps and boxes of one image in pairs: of the same object, and of different ones."""
+        image = self.images.images
+        near = [
+            (m, b)
+            for m, own in enumerate(self.maps)
+            for b, other in enumerate(self.boxes)
+            if image[own] == image[other]
+        ]
+        own = [(m, b) for m, b in near if self.maps[m] == self.boxes[b]]
+        return own, [(m, b) for m, b in near if self.maps[m] != self.boxes[b]]
 
 
 @dataclass(frozen=True, kw_only=True)
