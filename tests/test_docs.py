@@ -20,6 +20,11 @@ def test_the_support_matrix_is_what_is_tested():
     assert table("docs/works_with.md", "support") == support_matrix()
 
 
+def test_the_family_on_its_page_is_that_of_the_package():
+    (block,) = blocks(ROOT / "docs/add_a_family.md", "python")
+    assert block.strip() == (ROOT / "attncontrol/families/pixart.py").read_text(encoding="utf-8").strip()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [name(p) for p in PAGES if blocks(p, "python") and name(p) not in NEEDS_A_SERVER])
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
