@@ -104,6 +104,7 @@ def batch(
                 f"{name}: {str(target)!r} must not be in {str(output)!r}, where it would count as results"
             )
     part_of, assignments, first = _read_shard(shard), options.read_settings(settings), options.read_seed(seed)
+    checks.check_settings(control, assignments)
     with console.status("starting"):
         guidance = options.read_guidance_scale(guidance_scale, model)
         parts = options.read_control(control, assignments, model)

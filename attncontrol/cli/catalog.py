@@ -20,6 +20,7 @@ class Entry:
     summary: str
     paper: str
     needs_layout: bool
+    settings: tuple[str, ...]
 
 
 @cache
@@ -28,7 +29,7 @@ def methods() -> dict[str, Entry]:
     trees = (ast.parse(path.read_text(encoding="utf-8")) for path in LOSSES.glob("*.py"))
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     entries = [
-        Entry(*_texts(decorator), _needs_layout(node.name, classes))
+        Entry(*_texts(decorator), _needs_layout(node.name, classes), tuple(_settings(node.name, classes)))
         for node in classes.values()
         for decorator in node.decorator_list
         if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "register"
@@ -61,6 +62,18 @@ def _term(part: dict[str, Any]) -> str:
 def _texts(decorator: ast.Call) -> tuple[str, str, str]:
     texts = {keyword.arg: ast.literal_eval(keyword.value) for keyword in decorator.keywords}
     return ast.literal_eval(decorator.args[0]), texts["summary"], texts["paper"]
+
+
+def _settings(name: str, classes: dict[str, ast.ClassDef]) -> list[str]:
+    """The fields made by `option(...)`, those of bases first."""
+    if name not in classes:
+        return []
+    found = [field for base in classes[name].bases for field in _settings(getattr(base, "id", ""), classes)]
+    for node in classes[name].body:
+        made = getattr(node.value, "func", None) if isinstance(node, ast.AnnAssign) else None
+        if getattr(made, "id", None) == "option":
+            found.append(node.target.id)
+    return list(dict.fromkeys(found))
 
 
 def _needs_layout(name: str, classes: dict[str, ast.ClassDef]) -> bool:

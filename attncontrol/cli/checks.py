@@ -39,6 +39,16 @@ def check_controls(name: str, controls: Iterable[str]) -> None:
                 raise ValueError(f"{name}: unknown method {method!r}{nearest(method, catalog.names())}")
 
 
+def check_settings(control: str, settings: Iterable[str]) -> None:
+    """Raises ValueError for settings, as "stop" or "syngen.stop", that no method of a control has."""
+    methods = [catalog.methods()[name] for name in catalog.methods_of(control)] if control != PLAIN else []
+    for key in settings:
+        name, _, setting = key.rpartition(".")
+        if not any(setting in method.settings and name in ("", method.name) for method in methods):
+            known = [f"{method.name}.{s}" if name else s for method in methods for s in method.settings]
+            raise ValueError(f"--set: the control has no setting {key!r}{nearest(key, dict.fromkeys(known))}")
+
+
 def check_layout(layout: str | None, controls: Iterable[str]) -> None:
     """Raises ValueError if there is no such file, or no layout for a method that needs one."""
     if layout is not None and layout != "auto" and not Path(layout).is_file():

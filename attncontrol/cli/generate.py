@@ -58,6 +58,7 @@ def generate(
     checks.check_grounding(grounding, layout, model)
     checks.check_folder(output)
     named, assignments = options.read_subjects(subjects), options.read_settings(settings)
+    checks.check_settings(control, assignments)
     first = options.read_seed(seed)
     if control == PLAIN and (named or layout) and not (maps or grounding):
         raise ValueError(f"--control: {PLAIN!r} makes no use of --subjects and --layout")

@@ -1,5 +1,6 @@
 """What is said at once: without torch, and before anything is made."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -55,6 +56,13 @@ def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
         (["generate", "a cat", "--seed", "-3"], 2, "--seed: '-3' must be a whole number"),
         (["generate", "a cat", "--seed", "rnd"], 2, "or 'random'"),
         (["generate", "a cat", "--set", "step_size"], 2, "--set: 'step_size' must have the form key=value"),
+        (
+            ["generate", "a cat", "--set", "stepsize=3"],
+            2,
+            "the control has no setting 'stepsize', did you mean 'step_size'",
+        ),
+        (["generate", "a cat", "--set", "syngen.stop=1"], 2, "the control has no setting 'syngen.stop'"),
+        (["batch", "file", "--output", "out", "--set", "stopp=1"], 2, "--set: the control has no setting 'stopp'"),
         (["generate", "a cat", "--width", "100"], 2, "--width: 100 is not a multiple of 8; the nearest is 96"),
         (["generate", "a cat", "--model", "/nope"], 2, "--model: no diffusers checkpoint at '/nope'"),
         (["generate", "a cat", "--model", "empty"], 2, "it has no model_index.json"),
@@ -92,6 +100,7 @@ def test_the_catalog_says_what_the_registry_says():
     for name, cls in classes.items():
         entry = catalog.methods()[name]
         assert (entry.summary, entry.paper, entry.needs_layout) == (cls.summary, cls.paper, cls.needs_layout)
+        assert set(entry.settings) == {field.name for field in dataclasses.fields(cls)}
     assert catalog.presets() == {name: control_name(resolve_control(name)) for name in PRESETS}
 
 
