@@ -43,7 +43,7 @@ def test_a_prompt_file_becomes_a_zip(visit, tmp_path):
         report = archive.read("two/report.html").decode()
         Image.open(archive.open("two/contact_sheets/two_0001.png")).verify()
     assert len([name for name in names if name.startswith("two/images/") and name.endswith(".png")]) == 2
-    assert "Images of two" in report and "attend-and-excite" in report
+    assert "Images of two" in report and "conform" in report
     assert [json.loads(line)["prompt"] for line in lines] == ["a bear", "a cat and a frog"]
     assert run["ended"] == "complete" and run["files"][0]["file"] == "two.txt"
 

@@ -440,7 +440,7 @@ def test_a_png_without_recipe_and_a_file_that_is_none_are_refused(visit, tmp_pat
     page = visit()
     for name, content, says in (
         ("plain.png", None, "has no recipe"),
-        ("fake.gif", b"no image", "cannot read the file as an image"),
+        ("fake.gif", b"no image", "cannot read the file as a PNG image"),
     ):
         path = tmp_path / name
         if content is None:
