@@ -277,7 +277,8 @@ def gaussian_kernel(kernel_size: int, sigma: float, like: Tensor) -> Tensor:
     """The [k, k] smoothing kernel of Attend-and-Excite, sum 1, in the dtype and on the device of `like`.
 
     Its exponent is ((x - m) / (2 sigma))^2, without the usual factor: the true standard deviation is
-    sigma * sqrt(2). Built in float32 and cast, as the published code does (A&E, section 5).
+    sigma * sqrt(2). Built in float32 and cast, as the published code does
+    (docs/methods/attend_and_excite.md, section 4).
     """
     x = torch.arange(kernel_size, dtype=torch.float32, device="cpu") - (kernel_size - 1) / 2
     weights = torch.exp(-((x / (2 * sigma)) ** 2))
@@ -288,8 +289,8 @@ def gaussian_kernel(kernel_size: int, sigma: float, like: Tensor) -> Tensor:
 def smooth(maps: Tensor, kernel_size: int = 3, sigma: float = 0.5, padding: int | None = None) -> Tensor:
     """Gaussian smoothing of maps [..., height, width] with reflected borders.
 
-    `padding` pixels are added on every side; None keeps the size, the published code always adds 1 (A&E,
-    section 5).
+    `padding` pixels are added on every side; None keeps the size, the published code always adds 1
+    (docs/methods/attend_and_excite.md, section 8).
     """
     kernel = gaussian_kernel(kernel_size, sigma, maps)[None, None]
     pad = (kernel_size - 1) // 2 if padding is None else padding

@@ -50,9 +50,10 @@ def cell_box(
 ) -> tuple[int, int, int, int]:
     """The cells x0, y0, x1, y1 of a box on a map of `size` = (height, width), x1 and y1 exclusive.
 
-    `edges` go to the nearest cell border (halves to the even one, never below 0; BoxDiff, section 12), or are
-    truncated (Attention Refocusing, section 3: boxes shift by half a cell on average). With `at_least_one` a box
-    that is narrower than a cell gets the one its centre lies in. For a mask: the cells around its `cell_mask`.
+    `edges` go to the nearest cell border (halves to the even one, never below 0; docs/methods/boxdiff.md, section 1),
+    or are truncated (docs/methods/attention_refocusing.md, section 1: boxes shift by half a cell on average). With
+    `at_least_one` a box that is narrower than a cell gets the one its centre lies in. For a mask: the cells around
+    its `cell_mask`.
     """
     height, width = size
     if isinstance(region, Tensor):

@@ -1,4 +1,6 @@
-"""BLIP caption text-text similarity: how near the prompt is to what a captioner sees (A&E, section 5).
+"""BLIP caption text-text similarity: how near the prompt is to what a captioner sees.
+
+See docs/methods/attend_and_excite.md, section 9.
 
 As in the evaluation code of Attend-and-Excite, which takes the captions as LAVIS makes them: continuing "a picture
 of", beam search with 3 beams, 10 to 30 tokens of which that beginning is a part.

@@ -1,4 +1,6 @@
-"""CLIP image-text similarity: the full prompt, and the smallest over its subjects (A&E, section 5).
+"""CLIP image-text similarity: the full prompt, and the smallest over its subjects.
+
+See docs/methods/attend_and_excite.md, section 9.
 
 As in the evaluation code of Attend-and-Excite: CLIP ViT-B/16, texts in the 80 sentences for ImageNet of CLIP (Radford
 et al., 2021, section 3.1.4), of which the embeddings are averaged.
