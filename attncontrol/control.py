@@ -321,7 +321,8 @@ def _prepare_target(
     if prompt is None:
         if subjects is None:
             raise ValueError("without the prompt's text its words are unknown: pass subjects as token indices")
-        structure = resolve_subjects(subjects, None, family.tokenizer, length=text_length or family.text_length)
+        length = text_length or family.text_length
+        structure = resolve_subjects(subjects, None, family.tokenizer, length=length, text=family.text)
     elif not prompt.strip():
         raise ValueError("the prompt is empty: there is nothing to control. Give a prompt, or control=None")
     else:

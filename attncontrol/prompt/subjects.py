@@ -26,6 +26,7 @@ def resolve_subjects(
     tokenizer: Any,
     parse: Callable[[str], PromptStructure] | None = None,
     length: int | None = None,
+    text: Sequence[slice] = (slice(1, -1),),
 ) -> PromptStructure:
     """The entities the caller names, in the order given.
 
@@ -34,7 +35,8 @@ def resolve_subjects(
     a list of token indices that are one subject together, or a list of words, token indices and lists of these,
     modifiers first and the noun last. A word named again means its next occurrence.
 
-    `prompt` is None where only embeddings of `length` positions are known; then only token indices are possible.
+    `prompt` is None where only embeddings of `length` positions are known; then only token indices are possible, of
+    the positions `text` that each text encoder has for words.
     Raises ValueError for what is not in the prompt, is cut off by the text encoder, or is named twice.
     """
     if isinstance(subjects, str) or not isinstance(subjects, Sequence):
@@ -43,9 +45,9 @@ def resolve_subjects(
         raise ValueError("subjects is empty: name at least one, or leave it out to have the nouns of the prompt found")
     tokenized = tokenize(tokenizer, prompt) if prompt is not None else None
     n_tokens = tokenized.n_tokens if tokenized else length or tokenizer.model_max_length
-    resolver = _Resolver(tokenized, n_tokens, parse)
+    encoders = tokenized.encoders if tokenized else tuple(tuple(range(*span.indices(n_tokens))) for span in text)
+    resolver = _Resolver(tokenized, n_tokens, encoders, parse)
     entities = tuple(resolver.entity(subject) for subject in subjects)
-    encoders = tokenized.encoders if tokenized else (tuple(range(1, n_tokens - 1)),)
     return PromptStructure(prompt, entities, "subjects", n_tokens, encoders)
 
 
@@ -53,6 +55,7 @@ def resolve_subjects(
 class _Resolver:
     tokenized: TokenizedPrompt | None
     n_tokens: int
+    encoders: tuple[tuple[int, ...], ...]
     parse: Callable[[str], PromptStructure] | None
     nouns: dict[int, str] = field(default_factory=dict)  # token index -> the subject whose noun it is
 
@@ -133,7 +136,7 @@ class _Resolver:
         indices = list(indices) if isinstance(indices, list | tuple) else [indices]
         if not indices:
             raise ValueError("a subject is an empty list: give token indices, or modifiers and a noun")
-        allowed = self.tokenized.positions() if self.tokenized else list(range(1, self.n_tokens - 1))
+        allowed = self.tokenized.positions() if self.tokenized else [i for own in self.encoders for i in own]
         for index in indices:
             if not isinstance(index, Integral) or isinstance(index, bool):
                 raise ValueError(f"a subject must be a word, a token index or a list of these, not {index!r}")

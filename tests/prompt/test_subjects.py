@@ -135,6 +135,15 @@ def test_embeddings_take_token_indices_only():
     assert resolve_subjects([76], None, golden_tokenizer(), length=154).n_tokens == 154
 
 
+def test_without_a_prompt_the_text_encoder_says_which_positions_are_words():
+    without_start = resolve_subjects([0], None, golden_tokenizer(), length=8, text=(slice(0, -1),))
+    assert without_start.encoders == (tuple(range(7)),)
+    two = {"length": 20, "text": (slice(1, 5), slice(8, -1))}
+    assert resolve_subjects([(1, 18)], None, golden_tokenizer(), **two).encoders == ((1, 2, 3, 4), tuple(range(8, 19)))
+    with pytest.raises(ValueError, match="token index 6 is outside"):
+        resolve_subjects([6], None, golden_tokenizer(), **two)
+
+
 def test_parsed_words_beyond_the_text_encoder_are_left_out():
     prompt = "a dog and " * 25 + "a red cat"
     with pytest.warns(UserWarning, match="does not see red, cat|does not see cat, red"):
