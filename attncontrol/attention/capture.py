@@ -181,9 +181,8 @@ class _ScoresReader(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and not self.done:
             self.done = True
-            query, key = args[:2] if len(args) >= 2 else (kwargs["query"], kwargs["key"])
-            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-            self.capture.store_scores(self.name, query, key, mask, kwargs.get("scale"))
+            query, key, _, mask, scale = attention_arguments(args, kwargs)
+            self.capture.store_scores(self.name, query, key, mask, scale)
         return func(*args, **kwargs)
 
 
@@ -293,15 +292,20 @@ class _AttentionReader(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or self.done:
             return func(*args, **kwargs)
         self.done = True
-        query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
-        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-        scores = query, key, mask, kwargs.get("scale")
+        query, key, value, mask, scale = attention_arguments(args, kwargs)
+        scores = query, key, mask, scale
         if not self.is_cross:
             self.processor.store(deferred_probabilities(*scores))
             return func(*args, **kwargs)
         probabilities = attention_probabilities(*scores)
         self.processor.store(probabilities)
         return probabilities.to(value.dtype) @ value if self.processor.is_explicit else func(*args, **kwargs)
+
+
+def attention_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Query, key, value, mask and scale of a call of scaled-dot-product attention; None where it has none."""
+    given = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **kwargs}
+    return tuple(given.get(name) for name in ("query", "key", "value", "attn_mask", "scale"))
 
 
 def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attncontrol.attention.capture import attention_probabilities
+from attncontrol.attention.capture import attention_arguments, attention_probabilities
 from attncontrol.attention.layers import Layer, Size
 from attncontrol.editing.alignment import PromptAlignment
 from attncontrol.editing.blend import LocalBlend
@@ -112,7 +112,6 @@ class _ExplicitAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or self.done:
             return func(*args, **kwargs)
         self.done = True
-        query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
-        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-        probabilities = attention_probabilities(query, key, mask, kwargs.get("scale"))
+        query, key, value, mask, scale = attention_arguments(args, kwargs)
+        probabilities = attention_probabilities(query, key, mask, scale)
         return self.observer.apply(probabilities, self.layer).to(value.dtype) @ value
