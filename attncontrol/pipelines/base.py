@@ -116,7 +116,7 @@ class AttentionControlPipeline(EditingMixin):
         if class_name not in cls._forms:
             stock = ", ".join(sorted({form.stock_name for form in cls._forms.values()}))
             raise ValueError(
-                f"{what} is a {class_name}, which has no controlled form; there is one for {stock}. "
+                f"{what} is a {class_name}, which has no controlled form; there is one for {stock} "
                 "and for pipelines of FLUX.1, Stable Diffusion 3, PixArt and Qwen-Image. Others around a Stable "
                 "Diffusion UNet can be controlled with attncontrol.attach"
             )
