@@ -46,18 +46,30 @@ def attach(
 ) -> AttentionControl:
     """Controls every call of a diffusers pipeline made inside a `with` block.
 
-    pipe: any pipeline around a Stable Diffusion UNet (text-to-image, image-to-image, inpainting, ControlNet, ...).
-    control: a method's name, a method, or methods added up. prompt: the prompt, or the list of them, that the pipeline
-    will be called with. subjects: words or phrases of the prompt, token indices, or groups; parsed from the prompt if
-    absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. grounding: True,
-    "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the layout, too. parser: a spaCy
-    pipeline or its name. record_maps: keep each subject's map of every step (one more denoiser pass per step).
-    memory: "low" recomputes activations in the backward pass instead of keeping them, "fast" keeps them, "auto" does
-    so if what `attncontrol.guidance.cost` counts fits into nine tenths of the device's free memory. text_length: the
-    positions of a prompt that is given as embeddings, where they are more than the text encoder's (compel).
+    Args:
+        pipe: Any pipeline around a Stable Diffusion UNet (text-to-image, image-to-image, inpainting, ControlNet, ...)
+            or a transformer of docs/works_with.md. It is left as it was when the block ends.
+        control: A method's name, a method, or methods added up: "syngen", "conform + 0.5*syngen", `SynGen(stop=0.3)`.
+        prompt: The prompt, or the list of them, that the pipeline will be called with.
+        subjects: Words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if absent.
+            For a list of prompts one entry per prompt.
+        layout: Boxes (x0, y0, x1, y1) in 0..1 by phrase, or what else `read_layout` takes; for a list of prompts one
+            entry per prompt.
+        grounding: True, "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the layout, too.
+        parser: A spaCy pipeline, or its name, that finds the subjects.
+        record_maps: Whether to keep each subject's map of every step (one more denoiser pass per step).
+        memory: "low" recomputes activations in the backward pass instead of keeping them, "fast" keeps them, "auto"
+            does so if what `attncontrol.guidance.cost` counts fits into nine tenths of the device's free memory.
+        text_length: The positions of a prompt that is given as embeddings, where they are more than the text encoder's
+            (compel).
 
-    Raises ValueError if the pipeline, a method, a subject, a layout or a grounding cannot be used.
+    Returns:
+        What controls the pipeline inside the block; its `record` says afterwards what was guided.
 
+    Raises:
+        ValueError: If the pipeline, a method, a subject, a layout or a grounding cannot be used.
+
+    Example:
         with attach(pipe, "syngen", prompt="a red crown and a blue bow") as control:
             image = pipe("a red crown and a blue bow", image=...).images[0]
         control.record.images[0].steps
@@ -90,7 +102,11 @@ def settings_of(pipe: Any) -> dict[str, Any]:
 
 
 def check_references(family: Family, methods: MethodSum) -> None:
-    """Raises ValueError for reference variants of methods whose published code knows no such model."""
+    """Refuses reference variants of methods whose published code knows no such model.
+
+    Raises:
+        ValueError: It names the method and the denoiser.
+    """
     for _, method in methods.parts:
         if method.variant == "reference" and not family.has_reference(method):
             raise ValueError(
@@ -297,7 +313,23 @@ def prepare_targets(
     parser: Any,
     text_length: int | None = None,
 ) -> list[Target]:
-    """One `Target` per prompt, checked against every method. Raises ValueError for what cannot be used."""
+    """Prepares one `Target` per prompt, checked against every method.
+
+    Args:
+        pipe: The pipeline that the prompts are for.
+        methods: As `resolve_control` gives them.
+        prompt: As for `attach`, and so are the others.
+        subjects: Likewise.
+        layout: Likewise.
+        parser: Likewise.
+        text_length: Likewise.
+
+    Returns:
+        The targets in the order of the prompts; one without a list of them.
+
+    Raises:
+        ValueError: For a prompt, a subject or a layout that cannot be used.
+    """
     single = prompt is None or isinstance(prompt, str)
     prompts = [prompt] if single else list(prompt)
     subjects = [subjects] if single else _one_per_prompt("subjects", subjects, len(prompts))

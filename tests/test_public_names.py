@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pydoc
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,27 @@ def test_help_of_a_method_explains_every_setting(cls):
     for name, default in cls().settings().items():
         meaning = " ".join(cls.__dataclass_fields__[name].metadata["help"].split())
         assert f"{name}: {meaning} (default: {default!r})." in text
+
+
+EXPLAINED = {
+    "attach": attncontrol.attach,
+    "create_method": attncontrol.create_method,
+    "AttentionControlPipeline.from_pretrained": attncontrol.AttentionControlPipeline.from_pretrained,
+    "AttentionControlPipeline.from_pipe": attncontrol.AttentionControlPipeline.from_pipe,
+    "AttentionControlPipeline.__call__": attncontrol.AttentionControlPipeline.__call__,
+    "AttentionControlOutput": attncontrol.AttentionControlOutput,
+    "Grounding": attncontrol.Grounding,
+    "Context": attncontrol.Context,
+    "Evaluation": attncontrol.Evaluation,
+    "MethodSum": attncontrol.MethodSum,
+}
+
+
+@pytest.mark.parametrize("public", EXPLAINED.values(), ids=EXPLAINED)
+def test_help_explains_every_argument(public):
+    block = inspect.getdoc(public).partition("Args:")[2]
+    explained = re.findall(r"^    (?:\*\*?)?(\w+): ", block, re.M)
+    assert [name for name in inspect.signature(public).parameters if name not in ("self", *explained)] == []
 
 
 def test_an_unknown_name_is_an_attribute_error():

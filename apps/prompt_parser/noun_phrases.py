@@ -125,7 +125,7 @@ class NounPhrases:
         return large.before("det", Node("a", "DT"))
 
     def fix_article(self, node: Node) -> None:
-        """a or an before the next word; some clash, as in published prompts."""
+        """Says a or an before the next word; some clash, as in published prompts."""
         for i, (label, child) in enumerate(node.left):
             if label == "det" and child.word == "a" and not self.chance(0.08):
                 following = node.left[i + 1][1].first() if i + 1 < len(node.left) else node

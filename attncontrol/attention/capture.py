@@ -240,6 +240,7 @@ class CapturingProcessor:
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        """Attends as the inner processor does; what it pays attention to is stored."""
         with _AttentionReader(self, attn.is_cross_attention) as reader:
             output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         if not reader.done:

@@ -39,7 +39,8 @@ class Layer:
 def match_layers(layers: Sequence[Layer], patterns: str) -> list[Layer]:
     """The layers that a pattern like "down", "up.0" or "down.2.1, mid" names, each by the start of its path.
 
-    Raises ValueError for a pattern of another form and for one that no layer matches.
+    Raises:
+        ValueError: For a pattern of another form and for one that no layer matches.
     """
     chosen: set[str] = set()
     for pattern in split_patterns(patterns):
@@ -53,7 +54,11 @@ def match_layers(layers: Sequence[Layer], patterns: str) -> list[Layer]:
 
 
 def split_patterns(patterns: str) -> list[str]:
-    """The patterns of a list separated by commas. Raises ValueError for one that could match no layer."""
+    """The patterns of a list separated by commas.
+
+    Raises:
+        ValueError: For one that could match no layer.
+    """
     split = [pattern.strip() for pattern in patterns.split(",")]
     for pattern in split:
         if not re.fullmatch(rf"({'|'.join(PLACES)})((\.\d+)*|\.\d+-\d+)", pattern):
@@ -73,11 +78,19 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def choose_size(layers: Sequence[Layer], wanted: int | Size | None = None) -> Size:
-    """The (height, width) of the cross-attention maps to work on, out of those that `layers` have.
+    """Chooses the cross-attention maps to work on, out of those that `layers` have.
 
-    `wanted` is a size or one side of a square. None takes the coarsest maps whose shorter side is at least 16 (16x16
-    for Stable Diffusion 1.x at 512 px, 24x24 at 768, 32x32 for XL at 1024), else the finest there are if their
-    shorter side is at least 4. Raises ValueError, naming the sizes there are, if no layer fits.
+    Args:
+        layers: Any; only their cross-attention counts.
+        wanted: (height, width), or one side of a square. None takes the coarsest maps whose shorter side is at least
+            16 (16x16 for Stable Diffusion 1.x at 512 px, 24x24 at 768, 32x32 for XL at 1024), else the finest there
+            are if their shorter side is at least 4.
+
+    Returns:
+        (height, width).
+
+    Raises:
+        ValueError: If no layer fits; the message names the sizes there are.
     """
     sizes = sorted({layer.size for layer in layers if layer.is_cross}, key=min)
     listed = ", ".join(f"{h}x{w}" for h, w in sizes) or "none"

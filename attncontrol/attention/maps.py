@@ -64,10 +64,14 @@ class LayerMap:
         return LayerMap(self.layer, Deferred(deferred.shape, compute))
 
     def reduce(self, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
-        """function(probabilities, images) over all images, results joined along their first axis.
+        """Reduces the probabilities of all images without keeping them where they are deferred.
 
-        Deferred probabilities are given to it some images at a time. They are computed again in the backward pass
-        and never kept.
+        Args:
+            function: function(probabilities [some images, heads, queries, keys], which images) -> [some images, ...].
+                Deferred probabilities are given to it some images at a time, computed again in the backward pass.
+
+        Returns:
+            Its results, joined along their first axis: [images, ...].
         """
         if isinstance(self.attention, Tensor):
             return function(self.attention, EVERY)
@@ -205,10 +209,15 @@ class Owners:
 
 
 def resoftmax(attention: Tensor, spans: Sequence[Sequence[slice]], scale: float | Tensor = 100.0) -> Tensor:
-    """Softmax of `scale` * attention over each span of text positions of [images, height, width, positions] by itself.
+    """Softmax over text positions of mean maps (docs/methods/attend_and_excite.md, section 3).
 
-    `spans` has those of every image. The result has the same positions; those outside every span are 0
-    (docs/methods/attend_and_excite.md, section 3).
+    Args:
+        attention: [images, height, width, positions].
+        spans: The slices of positions of every image, each of which has a softmax of its own.
+        scale: What the attention is multiplied by first.
+
+    Returns:
+        [images, height, width, positions], 0 at the positions outside every span.
     """
     positions = attention.shape[-1]
     inside = np.zeros((max(map(len, spans)), len(spans), 1, 1, positions), dtype=bool)
@@ -274,11 +283,18 @@ def _copy(numbers: bytes, shape: tuple[int, ...], dtype: torch.dtype, device: to
 
 
 def gaussian_kernel(kernel_size: int, sigma: float, like: Tensor) -> Tensor:
-    """The [k, k] smoothing kernel of Attend-and-Excite, sum 1, in the dtype and on the device of `like`.
+    """The smoothing kernel of Attend-and-Excite (docs/methods/attend_and_excite.md, section 4).
 
-    Its exponent is ((x - m) / (2 sigma))^2, without the usual factor: the true standard deviation is
-    sigma * sqrt(2). Built in float32 and cast, as the published code does
-    (docs/methods/attend_and_excite.md, section 4).
+    Its exponent is ((x - m) / (2 sigma))^2, without the usual factor: the true standard deviation is sigma * sqrt(2).
+    Built in float32 and cast, as the published code does.
+
+    Args:
+        kernel_size: Its side k, in cells.
+        sigma: In cells.
+        like: Whose dtype and device it gets.
+
+    Returns:
+        [k, k], sum 1.
     """
     x = torch.arange(kernel_size, dtype=torch.float32, device="cpu") - (kernel_size - 1) / 2
     weights = torch.exp(-((x / (2 * sigma)) ** 2))
@@ -287,10 +303,17 @@ def gaussian_kernel(kernel_size: int, sigma: float, like: Tensor) -> Tensor:
 
 
 def smooth(maps: Tensor, kernel_size: int = 3, sigma: float = 0.5, padding: int | None = None) -> Tensor:
-    """Gaussian smoothing of maps [..., height, width] with reflected borders.
+    """Gaussian smoothing of maps with reflected borders.
 
-    `padding` pixels are added on every side; None keeps the size, the published code always adds 1
-    (docs/methods/attend_and_excite.md, section 8).
+    Args:
+        maps: [..., height, width].
+        kernel_size: Side of the kernel, in cells.
+        sigma: See `gaussian_kernel`.
+        padding: Cells added on every side; None keeps the size, the published code always adds 1
+            (docs/methods/attend_and_excite.md, section 8).
+
+    Returns:
+        [..., height, width], of another size with a `padding` other than the kernel's.
     """
     kernel = gaussian_kernel(kernel_size, sigma, maps)[None, None]
     pad = (kernel_size - 1) // 2 if padding is None else padding

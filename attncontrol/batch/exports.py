@@ -36,7 +36,8 @@ def write_contact_sheets(folder: OutputFolder) -> int:
 def write_geneval(folder: OutputFolder, target: Path) -> list[str]:
     """Writes GenEval's layout: NNNNN/metadata.jsonl and NNNNN/samples/0000.png, rows and images numbered through.
 
-    Returns the names of images that are not of a GenEval metadata file and were left out.
+    Returns:
+        The names of images that are not of a GenEval metadata file and were left out.
     """
     left_out: list[str] = []
     files: dict[str, str | Path] = {}
@@ -55,8 +56,9 @@ def write_geneval(folder: OutputFolder, target: Path) -> list[str]:
 def write_t2i_compbench(folder: OutputFolder, target: Path) -> list[str]:
     """Writes T2I-CompBench's layout: samples/PROMPT_NNNNNN.png, numbered through.
 
-    Returns the names of images left out because their prompt cannot be a file name or has an underscore, at which
-    the benchmark's programs end the prompt.
+    Returns:
+        The names of images left out because their prompt cannot be a file name or has an underscore, at which the
+        benchmark's programs end the prompt.
     """
     left_out: list[str] = []
     files: dict[str, str | Path] = {}

@@ -46,17 +46,21 @@ class OutputFolder:
 
     @property
     def images(self) -> Path:
+        """Where the images are."""
         return self.path / "images"
 
     @property
     def maps(self) -> Path:
+        """Where the attention overlays are."""
         return self.path / "maps"
 
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
         """Holds the folder; the system lets go of it however the process ends. Leftovers of a killed run are removed.
 
-        Raises FolderBusyError if another run holds it and `wait` is not set, ValueError if it cannot be written.
+        Raises:
+            FolderBusyError: If another run holds it and `wait` is not set.
+            ValueError: If it cannot be written.
         """
         try:
             make_folder(self.images)

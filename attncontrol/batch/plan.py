@@ -45,10 +45,17 @@ class Plan:
         return self.copies.get(file, file)
 
     def check(self, report: Callable[[Problem], None], enough: int | None = None) -> int:
-        """Reads everything, reports what is wrong with the files in order, and returns the number of jobs.
+        """Reads everything, reports what is wrong with the files in order, and counts.
 
-        enough: stop reading at more jobs, or more problems, than these.
-        Raises ValueError for defaults that no row may have.
+        Args:
+            report: Told every problem.
+            enough: Stop reading at more jobs, or more problems, than these.
+
+        Returns:
+            The number of jobs.
+
+        Raises:
+            ValueError: For defaults that no row may have.
         """
         check_defaults(self.defaults)
         jobs = problems = 0

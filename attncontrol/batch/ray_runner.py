@@ -29,6 +29,7 @@ class RayWorker:
         self.maker = load()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The outcomes of a batch's jobs, pickled as the jobs are."""
         outcomes = [pickle.dumps(self.maker.make(pickle.loads(jobs))) for jobs in batch["jobs"]]
         return {"number": batch["number"], "outcomes": np.array(outcomes, dtype=object)}
 
@@ -38,11 +39,17 @@ def ray_execute(
 ) -> Execute:
     """An `execute` for `Run` that spreads batches over actors.
 
-    `load` makes a worker's pipeline and must be picklable. `workers`: how many; by default one per GPU that Ray
-    knows, or 1. `gpus`: whether to use GPUs, one per worker, if there are any. `address`: of a running cluster; None
-    starts Ray on this machine. A worker that dies is started again and its batch is redone; a batch that has lost
-    RETRIES + 1 workers is given up. Raises ValueError if Ray is not installed or cannot be reached, ChildProcessError
-    if no worker can be started.
+    A worker that dies is started again and its batch is redone; a batch that has lost RETRIES + 1 workers is given up.
+
+    Args:
+        load: Makes a worker's pipeline; must be picklable.
+        workers: How many; by default one per GPU that Ray knows, or 1.
+        gpus: Whether to use GPUs, one per worker, if there are any.
+        address: Of a running cluster; None starts Ray on this machine.
+
+    Raises:
+        ValueError: If Ray is not installed or cannot be reached.
+        ChildProcessError: If no worker can be started.
     """
     try:
         import ray

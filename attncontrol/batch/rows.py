@@ -177,8 +177,11 @@ class Row(BaseModel):
 def read_row(file: Path, record: Record, defaults: Mapping[str, Any], files: bool = True) -> Row | list[Problem]:
     """The row of a record, or everything that is wrong with it.
 
-    `defaults` are values for keys the record does not have. `files`: whether a layout may name files, relative to
-    the prompt file.
+    Args:
+        file: The prompt file.
+        record: One of its rows, as read.
+        defaults: Values for keys the record does not have.
+        files: Whether a layout may name files, relative to the prompt file.
     """
     given = dict(record.values)
     problems = [("layout", message) for message in _localise_layout(given, file, files)]
@@ -222,7 +225,8 @@ def _localise_layout(given: dict[str, Any], file: Path, files: bool) -> list[str
 def absolute_layout(layout: Any, folder: Path | None) -> Any:
     """What a layout says, with absolute names of mask files; the names are relative to `folder`, or to a layout file.
 
-    Raises ValueError for a file that cannot be read, and without a folder for any file name.
+    Raises:
+        ValueError: For a file that cannot be read, and without a folder for any file name.
     """
 
     def path(value: Any) -> Any:
@@ -275,7 +279,7 @@ def _consistent(row: Row, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]
 
 
 def _described(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """pydantic's errors as key and message."""
+    """The errors of pydantic as key and message."""
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"][:2]) if len(item["loc"]) > 1 else str(item["loc"][0])
         if item["type"] == "extra_forbidden":
@@ -291,5 +295,5 @@ def _described(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def _sentence(message: str) -> str:
-    """pydantic's "Input should be ..." as what a value must be."""
+    """What a value must be, of a message "Input should be ..."."""
     return re.sub(r"^(Input|List|Value) should", "must", message).replace(", unable to parse string as an integer", "")

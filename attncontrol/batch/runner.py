@@ -59,6 +59,7 @@ class Counts:
 
     @property
     def seconds_left(self) -> float | None:
+        """What the rest takes at this rate; None before the first image."""
         left = self.total - self.found - self.made - self.failed
         return left / self.rate if self.rate else None
 
@@ -84,8 +85,10 @@ class Run:
     def __call__(self, total: int, wait: bool = False) -> Counts:
         """Makes what is missing of the plan's `total` jobs.
 
-        metadata.jsonl and run.json are written at the end, an interruption included. Raises FolderBusyError if
-        another run holds the folder and `wait` is not set.
+        metadata.jsonl and run.json are written at the end, an interruption included.
+
+        Raises:
+            FolderBusyError: If another run holds the folder and `wait` is not set.
         """
         with self.folder.locked(wait):
             self.counts = Counts(total)

@@ -16,7 +16,8 @@ STDIN = Path("stdin")  # how standard input is called in messages and results
 def kept(files: Sequence[Path]) -> Iterator[tuple[list[Path], dict[Path, Path]]]:
     """The files by the names that results have, and where the content of "-" and of pipes lies meanwhile.
 
-    Raises ValueError for standard input that is named twice.
+    Raises:
+        ValueError: For standard input that is named twice.
     """
     names = [STDIN if str(file) in ("-", "/dev/stdin") else file for file in files]
     if names.count(STDIN) > 1:

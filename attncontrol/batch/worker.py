@@ -59,7 +59,11 @@ class WorkerSettings:
     maps: bool = False
 
     def load(self) -> Worker:
-        """A worker with the pipeline in memory. Raises ValueError if it cannot be loaded."""
+        """A worker with the pipeline in memory.
+
+        Raises:
+            ValueError: If it cannot be loaded.
+        """
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         pipe = AttentionControlPipeline.from_pretrained(self.model, dtype=DTYPES[self.dtype]).to(device)
         return Worker(pipe, self.model, self.memory, self.maps)

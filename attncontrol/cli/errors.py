@@ -29,12 +29,14 @@ class CommandGroup(TyperGroup):
     """Turns the library's errors and warnings into lines on stderr."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses what is text at all."""
         for number, text in enumerate(args, 1):
             if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
                 _fail(f"argument {number} is not UTF-8 text: {text!r}", 2)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
+        """Runs a command; the exit code says how it ended."""
         for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
             os.environ.setdefault(name, "error")
         with warnings.catch_warnings():

@@ -16,7 +16,11 @@ console = Console(stderr=True)
 
 
 def load_pipeline(model: str, device: str, dtype: str) -> Any:
-    """The controlled pipeline on a device. Raises ValueError that names the option at fault."""
+    """The controlled pipeline on a device.
+
+    Raises:
+        ValueError: If it cannot be had; the message names the option at fault.
+    """
     import diffusers
     import torch
     import transformers

@@ -164,7 +164,11 @@ def read_grounding_option(name: str | None, beta: float | None) -> dict[str, Any
 
 
 def read_guidance_scale(scale: float | None, model: str) -> float:
-    """The given guidance scale, or the model's. Raises ValueError for one that is not a number."""
+    """The given guidance scale, or the model's.
+
+    Raises:
+        ValueError: For one that is not a number.
+    """
     from attncontrol.models import default_guidance_scale
 
     if scale is None:

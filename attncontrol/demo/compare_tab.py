@@ -39,6 +39,7 @@ class Comparison:
 
     @property
     def titles(self) -> list[str]:
+        """The columns' names."""
         return [control_name(methods) for methods, _ in self.columns]
 
 

@@ -64,6 +64,7 @@ class Guard:
         self.presence, self.uploads, self.logins = presence, uploads, Logins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or lets the app answer it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -62,6 +62,7 @@ class Pair:
 
     @property
     def result(self) -> Drawn:
+        """What was asked for: the controlled image if there is one."""
         return self.controlled or self.plain
 
 

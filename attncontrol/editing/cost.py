@@ -44,6 +44,7 @@ def inversion_cost(
         learning: Settings of "dpl".
         null_text: Settings of "null-text" and "dpl".
         low_memory: Whether activations are computed again in the backward pass instead of kept.
+
     Raises:
         ValueError: If the UNet takes other inputs than Stable Diffusion's.
     """

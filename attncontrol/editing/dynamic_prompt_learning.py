@@ -133,6 +133,7 @@ class DynamicPromptLearning(Settings):
             start: The embeddings of all pieces of all nouns to begin with, [pieces, width].
             nouns: Token positions of each noun.
             mask: The background, [height, width] of the maps, or None.
+
         Returns:
             The embeddings, and of every look its losses as `Losses.numbers`.
         """

@@ -94,6 +94,7 @@ class InjectingProcessor:
         self.__call__ = inner.__call__
 
     def __call__(self, attn: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Attends as the inner processor does, or under the observer."""
         if not self.observer.wants(self.layer):
             return self.inner(attn, hidden_states, *args, **kwargs)
         with _ExplicitAttention(self.observer, self.layer):

@@ -75,6 +75,7 @@ class Inversion:
         Args:
             path: The file to write.
             overwrite: Whether a file that is there may be replaced.
+
         Raises:
             ValueError: If the file is there already or cannot be written.
         """
@@ -89,8 +90,10 @@ class Inversion:
 
         Args:
             path: The file.
+
         Returns:
             The inversion, on the CPU.
+
         Raises:
             ValueError: If there is no such file, or it is damaged or something else.
         """

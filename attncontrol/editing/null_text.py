@@ -52,6 +52,7 @@ class NullText(Settings):
             start: Unconditional ones to begin with.
             goal: The latents of the inversion after the step.
             scale: Of guidance.
+
         Returns:
             The states, and the mean squared error before every update.
         """

@@ -24,6 +24,7 @@ def read_picture(image: Any, size: Size) -> Image.Image:
         image: A PIL image of any mode, a path, or an array [height, width, 1, 3 or 4] of bytes or of floats in 0..1
             (a tensor may have the channels first). Transparent parts become white.
         size: (height, width) in pixels.
+
     Raises:
         ValueError: If the image cannot be read, is too small, or holds other numbers.
         TypeError: If it is no image.

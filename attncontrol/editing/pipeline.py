@@ -84,8 +84,10 @@ class EditingMixin:
             parser: As in a call of the pipeline.
             **kwargs: Other arguments of the pipeline, such as num_inference_steps, guidance_scale, height, width,
                 which an inversion has itself.
+
         Returns:
             The edited images and their sources.
+
         Raises:
             ValueError: If the prompts do not differ, a word is not in them, or a value cannot be used.
         """
@@ -157,8 +159,10 @@ class EditingMixin:
             memory: "low" trades time for memory.
             parser: As in a call of the pipeline.
             on_step: Told the steps done, and how many there are, first of the inversion and then of learning.
+
         Returns:
             The inversion; for a list of images a list.
+
         Raises:
             ValueError: If the image, the prompt, the scheduler or a value cannot be used, or numbers stop being
                 finite.
@@ -197,8 +201,10 @@ class EditingMixin:
         Args:
             inversion: From `invert` or `Inversion.load`.
             **kwargs: Other arguments of the pipeline, such as output_type.
+
         Returns:
             What the pipeline returns; `images` has one.
+
         Raises:
             ValueError: If the inversion is of another model or scheduler, or unfinished.
         """

@@ -51,6 +51,7 @@ class Verdict:
 
     @property
     def all_present(self) -> bool:
+        """Whether every object that should be there is."""
         return all(self.present)
 
     @property
@@ -135,8 +136,12 @@ def to_pixels(images: Sequence[Image.Image] | np.ndarray | Image.Image) -> torch
 def detect(images: Sequence[Image.Image] | np.ndarray | Image.Image, threshold: float = 0.5) -> list[list[Detection]]:
     """The objects of each picture, best first.
 
-    `images`: PIL pictures (or one), or an array (N, H, W, 3) uint8; other sizes than 64x64 are resized.
-    `threshold`: least probability of a detection. TypeError for anything else.
+    Args:
+        images: PIL pictures (or one), or an array (N, H, W, 3) uint8; other sizes than 64x64 are resized.
+        threshold: Least probability of a detection.
+
+    Raises:
+        TypeError: For anything else.
     """
     pixels = to_pixels(images)
     network = load()
@@ -201,7 +206,8 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
 def expected_from_prompt(prompt: str) -> list[tuple[str, str | None]]:
     """The objects a prompt names and the colour word right before each: 'a cat and a red bow' -> cat, red bow.
 
-    ValueError where the prompt names nothing the oracle knows.
+    Raises:
+        ValueError: If the prompt names nothing the oracle knows.
     """
     network = load()
     words = re.findall(r"[a-z]+", prompt.lower())
@@ -219,9 +225,14 @@ def expected_from_prompt(prompt: str) -> list[tuple[str, str | None]]:
 
 
 def verdict(expected: Expected | str, image: Image.Image | Sequence[Detection]) -> Verdict:
-    """Judge a picture (or the detections in it) against what it should show.
+    """Judges a picture (or the detections in it) against what it should show.
 
-    `expected`: (object, colour or None) pairs, or the prompt. ValueError where an object or colour is unknown.
+    Args:
+        expected: (object, colour or None) pairs, or the prompt.
+        image: A picture, or the detections in it.
+
+    Raises:
+        ValueError: If an object or a colour is unknown.
     """
     network = load()
     if isinstance(expected, str):

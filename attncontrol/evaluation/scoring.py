@@ -21,10 +21,20 @@ SCORES = "scores.jsonl"
 def score_folder(
     path: Path, metrics: Sequence[Metric], progress: Callable[[int], None] = lambda n: None
 ) -> list[dict]:
-    """Scores every image of a batch folder, writes scores.jsonl and returns its lines.
+    """Scores every image of a batch folder and writes scores.jsonl.
 
-    Scores of other metrics from an earlier evaluation are kept for images that have not changed since. `progress` is
-    told the number of images scored. Raises ValueError if the folder has no images.
+    Scores of other metrics from an earlier evaluation are kept for images that have not changed since.
+
+    Args:
+        path: The folder.
+        metrics: What to score with.
+        progress: Told the number of images scored.
+
+    Returns:
+        The lines of scores.jsonl.
+
+    Raises:
+        ValueError: If the folder has no images.
     """
     folder = OutputFolder(path)
     images = _with_methods(list(_described(folder)))
@@ -46,7 +56,11 @@ def score_folder(
 
 
 def read_scores(path: Path, missing_ok: bool = False) -> list[dict[str, Any]]:
-    """The lines of a folder's scores.jsonl. Raises ValueError if it is missing or damaged."""
+    """The lines of a folder's scores.jsonl.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
     file = path / SCORES
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -31,7 +31,11 @@ class PairedComparison:
 
 
 def compare_paired(baseline: Sequence[bool], treatment: Sequence[bool]) -> PairedComparison:
-    """Success and failure of a treatment and its baseline, case by case. Raises ValueError for unequal numbers."""
+    """Success and failure of a treatment and its baseline, case by case.
+
+    Raises:
+        ValueError: For unequal numbers.
+    """
     before, after = np.asarray(baseline, bool), np.asarray(treatment, bool)
     if before.shape != after.shape or before.ndim != 1:
         raise ValueError(f"paired cases must be equally many, got {len(before)} and {len(after)}")
@@ -48,7 +52,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of independent cases (Efron & Tibshirani, 1993, chapter 13).
 
-    The same values give the same interval. Raises ValueError without values, or if one is not finite.
+    The same values give the same interval.
+
+    Raises:
+        ValueError: Without values, or if one is not finite.
     """
     values = np.asarray(values, float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
@@ -74,9 +81,20 @@ def ratio_difference(
 ) -> tuple[float, float, float]:
     """How much higher a treatment's share is than its baseline's, where a case counts several things or none.
 
-    baseline, treatment: (successes, things) of every case. The share of an arm is all its successes by all its things.
-    Returns the difference and its percentile bootstrap interval, whose resampling keeps the two arms of a case
-    together. Raises ValueError for unequal numbers of cases, or if an arm counts nothing.
+    The share of an arm is all its successes by all its things.
+
+    Args:
+        baseline: (successes, things) of every case.
+        treatment: Likewise, of the same cases.
+        confidence: Of the interval, 0..1.
+        resamples: Of the bootstrap.
+        seed: Likewise.
+
+    Returns:
+        The difference and its percentile bootstrap interval, whose resampling keeps the two arms of a case together.
+
+    Raises:
+        ValueError: For unequal numbers of cases, or if an arm counts nothing.
     """
     arms = np.asarray([baseline, treatment], float)
     if arms.ndim != 3 or not arms[:, :, 1].sum(1).all():

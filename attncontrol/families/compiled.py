@@ -36,6 +36,7 @@ class HookedCall:
         self.hooks: list[Hook] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The hooks in their order, then the compiled call."""
         for hook in tuple(self.hooks):
             args, kwargs = hook(self.module, args, kwargs)
         return self.compiled(*args, **kwargs)

@@ -72,8 +72,10 @@ def read_grounding(value: Any) -> Grounding | None:
 
     Args:
         value: True or "gligen", "reground", a `Grounding`, or a mapping of its settings; None and False for none.
+
     Returns:
         The grounding, None for none.
+
     Raises:
         ValueError: If it is anything else, or a setting cannot be used.
     """

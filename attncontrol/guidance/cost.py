@@ -45,11 +45,19 @@ class Cost:
 
 
 def guided_cost(family: Family, size: Size, layers: Sequence[Layer], low_memory: bool = False) -> Cost:
-    """One guided pass of one image: the forward up to the last of the layers, and its backward to the latents.
+    """Counts one guided pass of one image: the forward up to the last of the layers, and its backward to the latents.
 
-    `size` is (height, width) of the latents. The losses themselves are left out, they are small; so are adapters and
-    ControlNets. Counted with fused attention wherever maps are not read. Raises ValueError for a UNet that takes
-    other inputs than Stable Diffusion's.
+    The losses themselves are left out, they are small; so are adapters and ControlNets. Counted with fused attention
+    wherever maps are not read.
+
+    Args:
+        family: Of the denoiser; its weights may be on the meta device.
+        size: (height, width) of the latents.
+        layers: Those that are captured.
+        low_memory: Whether activations are recomputed in the backward pass.
+
+    Raises:
+        ValueError: For a UNet that takes other inputs than Stable Diffusion's.
     """
     names = tuple(layer.name for layer in layers)
     return _count(type(family), _described(family), size, family.denoiser.dtype, names, low_memory)
@@ -150,7 +158,8 @@ def _described(family: Family) -> str:
 def load_weightless(path: str, dtype: torch.dtype) -> tuple[Family, int, Size]:
     """The family of a checkpoint from its configurations alone, the pixels of a latent, and the latents' usual size.
 
-    Raises ValueError for a folder or id that is no checkpoint with a UNet.
+    Raises:
+        ValueError: For a folder or id that is no checkpoint with a UNet.
     """
     try:
         index = DiffusionPipeline.load_config(path)

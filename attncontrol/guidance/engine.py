@@ -59,7 +59,11 @@ class Engine:
 
     @property
     def moves_after(self) -> bool:
-        """Whether moves reach the scheduler only. Raises ValueError for parts that do not agree on it."""
+        """Whether moves reach the scheduler only.
+
+        Raises:
+            ValueError: For parts that do not agree on it.
+        """
         ways = {method.moves_after for _, method in self.methods}
         if len(ways) > 1:
             names = ", ".join(method.name for _, method in self.methods if method.moves_after)
@@ -67,11 +71,19 @@ class Engine:
         return True in ways
 
     def guide(self, call: Call, index: int, count: int, noise: tuple[float, float] | None = None) -> Tensor | None:
-        """The move of the latents before one denoiser call: float32 shaped as the sample, None if none.
+        """The move of the latents before one denoiser call.
 
-        `call` holds the denoiser's arguments by name, `index` counts the iterations from 0 and `count` is their
-        number, `noise` the noise levels of `Context`. The move is one of the model's input, after the scheduler's
-        scaling: there the noisy latents have the same scale with every scheduler, and so a step size means the same.
+        The move is one of the model's input, after the scheduler's scaling: there the noisy latents have the same
+        scale with every scheduler, and so a step size means the same.
+
+        Args:
+            call: The denoiser's arguments by name.
+            index: Of the iteration, from 0.
+            count: The number of iterations.
+            noise: The noise levels of `Context`.
+
+        Returns:
+            float32, shaped as the sample; None if nothing moves.
         """
         self.index, self.count, self.noise = index, count, noise
         with torch.inference_mode(False), torch.enable_grad():

@@ -59,10 +59,17 @@ class GuidedPass:
 
     @contextmanager
     def run(self, latents: Tensor, rows: Sequence[int]) -> Iterator[tuple[Tensor, AttentionMaps]]:
-        """Runs the images `rows` at `latents` [images, ...]; gives a leaf of their latents and their maps.
+        """Runs some images up to the last captured layer.
 
-        Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off). Passes
-        of other threads over the same denoiser wait.
+        Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off). Passes of
+        other threads over the same denoiser wait.
+
+        Args:
+            latents: [images, ...].
+            rows: Which of the images of the batch they are.
+
+        Yields:
+            A leaf of their latents, and their maps.
         """
         leaf = latents[index_tensor(rows, latents.device)].detach().requires_grad_(torch.is_grad_enabled())
         call, scale = self._arguments(rows)

@@ -34,6 +34,7 @@ class Looking:
         per_layer: Whether to keep layers apart instead of their mean.
         per_head: Whether to keep heads apart instead of their mean.
         limit: Most bytes of maps.
+
     Raises:
         ValueError: If no word of the prompt is among the text keys, no layer matches, or the maps would be larger.
     """

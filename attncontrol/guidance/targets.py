@@ -29,6 +29,7 @@ class Request:
 
     @property
     def only_looks(self) -> bool:
+        """Whether the latents stay where they are."""
         return not any(self.weights.values())
 
 

@@ -15,9 +15,11 @@ from typing import BinaryIO
 def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """A binary file to write, which appears at `path` complete when the block ends, or not at all.
 
-    The bytes go to a hidden file ".<name>.<random>.tmp" in the same folder (made if missing), are flushed to the
-    disk and renamed; on any exception the hidden file is removed. Raises ValueError if `path` is there and
-    `overwrite` is not set, or if the folder cannot be written.
+    The bytes go to a hidden file ".<name>.<random>.tmp" in the same folder (made if missing), are flushed to the disk
+    and renamed; on any exception the hidden file is removed.
+
+    Raises:
+        ValueError: If `path` is there and `overwrite` is not set, or if the folder cannot be written.
     """
     path = Path(path)
     check_free(path, overwrite=overwrite)

@@ -54,7 +54,11 @@ class Recipe:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line of JSON. Raises ValueError if `layout` is not of JSON types."""
+        """One line of JSON.
+
+        Raises:
+            ValueError: If `layout` is not of JSON types.
+        """
         try:
             return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -62,7 +66,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Reads what `to_json` wrote. Raises ValueError that names the field at fault."""
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: If it is no recipe; the message names the field at fault.
+        """
         try:
             return TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
@@ -88,9 +96,19 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of one image a pipeline has made.
 
-    model: the name, id or folder the pipeline was loaded from. control: the methods, as `resolve_control` gives
-    them. record: the image's entry of `out.control.images`. layout: as given to the call, of JSON types. grounding:
-    its settings, `Grounding.to_json`.
+    Args:
+        pipe: The pipeline.
+        image: The image; its size goes into the recipe.
+        model: The name, id or folder the pipeline was loaded from.
+        prompt: As given to the call.
+        seed: Of the image's generator.
+        steps: Sampling steps.
+        guidance_scale: Of classifier-free guidance.
+        negative_prompt: None and "" are the same.
+        control: The methods, as `resolve_control` gives them.
+        record: The image's entry of `out.control.images`.
+        layout: As given to the call, of JSON types.
+        grounding: Its settings, `Grounding.to_json`.
     """
     return Recipe(
         prompt=prompt,
@@ -138,9 +156,16 @@ def save_image(
 ) -> None:
     """Writes a PNG atomically, with its recipe as text chunks.
 
-    `parameters` is the infotext that other tools read, `attncontrol` the recipe as JSON; a picture put together from
-    several images has only the latter, a list of their recipes. Raises ValueError if the file is there and
-    `overwrite` is not set, or if it cannot be written.
+    `parameters` is the infotext that other tools read, `attncontrol` the recipe as JSON.
+
+    Args:
+        image: What to save.
+        path: Where; missing folders are made.
+        recipe: Of the image. A picture put together from several images has a list of their recipes, and no infotext.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        ValueError: If the file is there and `overwrite` is not set, or if it cannot be written.
     """
     info = PngImagePlugin.PngInfo()
     if isinstance(recipe, Recipe):
@@ -154,9 +179,12 @@ def save_image(
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe of an image that `save_image` wrote. Raises ValueError if the file is damaged or has none.
+    """The recipe of an image that `save_image` wrote.
 
     The picture is not decoded, however large it says it is; its checksums tell whether the file is whole.
+
+    Raises:
+        ValueError: If the file is damaged or has none.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:

@@ -28,11 +28,20 @@ def heat_colours(values: np.ndarray) -> np.ndarray:
 def overlay(
     image: Image.Image, attention: Tensor, *, peak: float | None = None, strength: float = 0.65
 ) -> Image.Image:
-    """An attention map as a heat map over an image, in the image's size.
+    """Lays an attention map over an image as a heat map.
 
-    attention: [height, width], not negative, of any resolution. peak: the value that gets the hottest colour, the
-    map's maximum by default; give several maps the same one to compare them. strength: share of the heat, 0..1.
-    Raises ValueError for a map that is not two-dimensional or not finite.
+    Args:
+        image: Of any size, which the result has.
+        attention: [height, width], not negative, of any resolution.
+        peak: The value that gets the hottest colour, the map's maximum by default. Give several maps the same one to
+            compare them.
+        strength: Share of the heat, 0..1.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: For a map that is not two-dimensional or not finite.
     """
     values = attention.detach().float().cpu().numpy()
     if values.ndim != 2 or not np.isfinite(values).all():
@@ -46,7 +55,10 @@ def overlay(
 def subject_maps(record: ImageRecord) -> dict[str, Tensor]:
     """Each subject's attention map, the mean over all sampling steps: [height, width], by the subject's text.
 
-    A text that comes twice gets "#2" on its second occurrence. Raises ValueError if no maps were recorded.
+    A text that comes twice gets "#2" on its second occurrence.
+
+    Raises:
+        ValueError: If no maps were recorded.
     """
     if record.maps is None:
         raise ValueError("no attention maps were recorded: generate with record_maps=True and at least one subject")
@@ -71,10 +83,20 @@ def labelled_grid(
     caption: str = "",
     side: int = DISPLAY_SIDE,
 ) -> Image.Image:
-    """Images in rows and columns with titles; small ones are enlarged to `side`, long texts wrapped.
+    """Puts images into rows and columns with titles.
 
-    Rows may be of different lengths. The built-in font has Latin letters only; others show as boxes. Raises
-    ValueError without any image, or if there are more rows or columns than titles for them.
+    Args:
+        rows: Images; rows may be of different lengths.
+        row_titles: One for every row, or none at all; long ones are wrapped.
+        column_titles: Likewise. The built-in font has Latin letters only; others show as boxes.
+        caption: A line above.
+        side: Pixels to which smaller images are enlarged.
+
+    Returns:
+        One RGB image.
+
+    Raises:
+        ValueError: Without any image, or if there are more rows or columns than titles for them.
     """
     cells = [[enlarge(image.convert("RGB"), side) for image in row] for row in rows]
     columns = max((len(row) for row in cells), default=0)

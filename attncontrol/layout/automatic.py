@@ -57,7 +57,8 @@ def automatic_layout(structure: PromptStructure) -> Layout:
     no box. The rows share the height equally, the entities of a row its width; "three cats" get three boxes in their
     part. Boxes leave a margin of a tenth on each side and are at most 1.5 times as long as wide.
 
-    Raises ValueError if the prompt has no entity.
+    Raises:
+        ValueError: If the prompt has no entity.
     """
     cells = _grid(structure)
     if not cells:

@@ -39,15 +39,23 @@ def layout_request(prompt: str) -> str:
 
 
 def read_layout_answer(answer: str, *, image_size: int | tuple[int, int] = 512) -> RawLayout:
-    """The layout in a language model's answer, to be passed as `layout=`.
+    """Reads the layout in a language model's answer, to be passed as `layout=`.
 
-    Reads the JSON that `layout_request` asks for, with or without text or a code fence around it; lines
-    "name: (left, top, right, bottom)" in pixels of `image_size`, perhaps numbered, where names may be numbered
-    ("cat_1") or say a place ("cat (left)"), and names that are equal without these share one phrase; and the list of
-    LLM-grounded Diffusion, [("phrase", [left, top, width, height]), ...] in such pixels. Lines without a box are
-    skipped. A box of that list is clipped to the image with a UserWarning, and the list may be empty.
+    Reads the JSON that `layout_request` asks for, with or without text or a code fence around it; lines "name: (left,
+    top, right, bottom)" in pixels, perhaps numbered, where names may be numbered ("cat_1") or say a place ("cat
+    (left)"), and names that are equal without these share one phrase; and the list of LLM-grounded Diffusion,
+    [("phrase", [left, top, width, height]), ...] in such pixels. Lines without a box are skipped. A box of that list
+    is clipped to the image with a UserWarning, and the list may be empty.
 
-    Raises ValueError for an answer without a box and for a box that makes no sense (see `read_layout`).
+    Args:
+        answer: The text as the model gave it.
+        image_size: What its pixels are of: one side, or (height, width).
+
+    Returns:
+        As `read_layout`.
+
+    Raises:
+        ValueError: For an answer without a box and for a box that makes no sense (see `read_layout`).
     """
     if '"objects"' in answer:
         try:

@@ -23,16 +23,23 @@ IRREGULAR = {
 def place(
     layout: RawLayout | Literal["auto"], structure: PromptStructure, tokenizer: Any = None
 ) -> tuple[PromptStructure, Layout]:
-    """Attach every phrase of a layout to an entity of the prompt.
+    """Attaches every phrase of a layout to an entity of the prompt.
 
     A phrase names the entity whose noun, or whose modifiers and noun, it is, in any case, with or without article
     and plural s; a phrase said again means the next such entity, "cat#2" the second one. A phrase with as many
     regions as the prompt has such entities gives each of them one, in order. What is in the prompt but no entity
-    becomes one (with `tokenizer`, that of the text encoder), as does a phrase with token positions of its own.
-    Entities without a region keep none.
+    becomes one, as does a phrase with token positions of its own. Entities without a region keep none.
 
-    Returns the prompt structure, with new entities in text order, and the layout of its entities. Raises ValueError
-    for a phrase that the prompt does not have.
+    Args:
+        layout: As `read_layout` gives it.
+        structure: The prompt's.
+        tokenizer: That of the text encoder; without it only entities can be placed.
+
+    Returns:
+        The prompt structure, with new entities in text order, and the layout of its entities.
+
+    Raises:
+        ValueError: For a phrase that the prompt does not have.
     """
     if layout == AUTO:
         return structure, automatic_layout(structure)

@@ -38,21 +38,29 @@ RawLayout = tuple[PlacedPhrase, ...]
 
 
 def read_layout(value: Any, *, image_size: int | tuple[int, int] | None = None) -> RawLayout | Literal["auto"]:
-    """Read and check a layout before any prompt is known.
+    """Reads and checks a layout before any prompt is known.
 
-    `value` is one of
-    - a dict of phrase -> box [x0, y0, x1, y1], list of boxes, or mask. A mask is a PIL image or an image file; the
-      region is what is opaque if some of it is transparent, else what is at least half as light as its lightest;
-    - the JSON form {"prompt", "objects": [{"phrase", "boxes", "mask", "tokens"}], "image_size"}, as a dict or as the
-      path of a .json file, to which its mask files are relative;
-    - pairs [[phrase, box], ...], also under the key "object_list" (LayoutGPT), or lists of equal length under
-      "phrases" and "locations" (GLIGEN);
-    - a layout already read;
-    - "auto" (see `automatic_layout`).
-    Boxes are fractions of the image, or pixels if `image_size`, one side or (height, width), is given here or under
-    that key of the dict. A box that reaches outside by at most 5% of the image is clipped, with a UserWarning.
+    A mask is a PIL image or an image file; the region is what is opaque if some of it is transparent, else what is at
+    least half as light as its lightest. A box that reaches outside by at most 5% of the image is clipped, with a
+    UserWarning.
 
-    Raises ValueError that names the phrase for anything else.
+    Args:
+        value: One of
+            - a dict of phrase -> box [x0, y0, x1, y1], list of boxes, or mask;
+            - the JSON form {"prompt", "objects": [{"phrase", "boxes", "mask", "tokens"}], "image_size"}, as a dict or
+              as the path of a .json file, to which its mask files are relative;
+            - pairs [[phrase, box], ...], also under the key "object_list" (LayoutGPT), or lists of equal length under
+              "phrases" and "locations" (GLIGEN);
+            - a layout already read;
+            - "auto" (see `automatic_layout`).
+        image_size: One side or (height, width), for boxes in pixels, as under that key of the dict; None for boxes
+            that are fractions of the image.
+
+    Returns:
+        What is placed, in its order, for `place`; "auto" stays "auto".
+
+    Raises:
+        ValueError: For anything else; the message names the phrase.
     """
     if isinstance(value, str | os.PathLike):
         if value == AUTO:

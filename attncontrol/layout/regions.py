@@ -48,12 +48,18 @@ def bounding_box(region: Region) -> Box:
 def cell_box(
     region: Region, size: Size, *, edges: Edges = "nearest", at_least_one: bool = True
 ) -> tuple[int, int, int, int]:
-    """The cells x0, y0, x1, y1 of a box on a map of `size` = (height, width), x1 and y1 exclusive.
+    """The cells of a map that a box covers.
 
-    `edges` go to the nearest cell border (halves to the even one, never below 0; docs/methods/boxdiff.md, section 1),
-    or are truncated (docs/methods/attention_refocusing.md, section 1: boxes shift by half a cell on average). With
-    `at_least_one` a box that is narrower than a cell gets the one its centre lies in. For a mask: the cells around
-    its `cell_mask`.
+    Args:
+        region: A box in 0..1, or a mask, for which these are the cells around its `cell_mask`.
+        size: (height, width) of the map.
+        edges: Whether box edges go to the "nearest" cell border (halves to the even one, never below 0;
+            docs/methods/boxdiff.md, section 1), or are truncated (docs/methods/attention_refocusing.md, section 1:
+            boxes shift by half a cell on average).
+        at_least_one: Whether a box that is narrower than a cell gets the one its centre lies in.
+
+    Returns:
+        x0, y0, x1, y1, the last two exclusive.
     """
     height, width = size
     if isinstance(region, Tensor):
@@ -72,10 +78,17 @@ def cell_box(
 
 
 def cell_mask(region: Region, size: Size, *, edges: Edges = "nearest", at_least_one: bool = True) -> Tensor:
-    """The cells of a map of `size` = (height, width) that a region covers: bool [height, width], on the CPU.
+    """The cells of a map that a region covers.
 
-    For a box see `cell_box`; coordinates outside 0..1 act as Python slice bounds do. A mask covers the cells of
-    which it fills at least half, and with `at_least_one` the fullest one if there is none.
+    Args:
+        region: A box (see `cell_box`; coordinates outside 0..1 act as Python slice bounds do), or a mask, which covers
+            the cells of which it fills at least half.
+        size: (height, width) of the map.
+        edges: See `cell_box`.
+        at_least_one: Whether a mask that half fills no cell gets the fullest one; for boxes see `cell_box`.
+
+    Returns:
+        bool [height, width], on the CPU.
     """
     return torch.from_numpy(_cells(region, size, edges, at_least_one))
 

@@ -18,9 +18,14 @@ from attncontrol.losses.registry import register
 
 
 def overlap(first: Tensor, second: Tensor) -> Tensor:
-    """Overlap of maps in pairs, the sum of their minima by the sum of both (A-STAR, equation 2): [pairs] in 0..0.5.
+    """Overlap of maps in pairs, the sum of their minima by the sum of both (A-STAR, equation 2).
 
-    first, second: [pairs, height, width], 0 or more. Two empty maps give 0.
+    Args:
+        first: [pairs, height, width], 0 or more.
+        second: Likewise.
+
+    Returns:
+        [pairs] in 0..0.5; 0 for two empty maps.
     """
     total = (first + second).flatten(1).sum(1)
     empty = total < torch.finfo(total.dtype).tiny
@@ -28,18 +33,29 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
 
 
 def retention_terms(maps: Tensor, masks: Tensor) -> Tensor:
-    """1 - overlap of every concept's map with its mask of 0 and 1 (A-STAR, equation 3): [concepts] in 0.5..1.
+    """1 - overlap of every concept's map with its mask (A-STAR, equation 3).
 
-    maps: [concepts, height, width] in 0..1; masks of that shape, constants. An empty mask gives 1 and no gradient.
+    Args:
+        maps: [concepts, height, width] in 0..1.
+        masks: [concepts, height, width] of 0 and 1, constants.
+
+    Returns:
+        [concepts] in 0.5..1; 1 and no gradient for an empty mask.
     """
     return 1 - overlap(maps, masks.detach().to(maps.dtype))
 
 
 def binarize(maps: Tensor, rule: str = "max", threshold: float = 0.5) -> Tensor:
-    """Masks of the strongly activated region of each map (A-STAR gives no rule): bool, [concepts, height, width].
+    """Masks of the strongly activated region of each map (A-STAR gives no rule).
 
-    "max" keeps what reaches `threshold` times the map's maximum, "quantile" what reaches that quantile of its
-    values, "otsu" what lies above the split that separates its values best. Zeros never belong.
+    Args:
+        maps: [concepts, height, width]; zeros never belong.
+        rule: "max" keeps what reaches `threshold` times the map's maximum, "quantile" what reaches that quantile of
+            its values, "otsu" what lies above the split that separates its values best.
+        threshold: 0..1; without meaning for "otsu".
+
+    Returns:
+        bool [concepts, height, width].
     """
     flat = maps.detach().flatten(1)
     if rule == "max":

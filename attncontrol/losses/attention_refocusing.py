@@ -293,7 +293,7 @@ class AttentionRefocusing(LayoutMethod):
         return chosen
 
     def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
-        """car * CAR + sar * SAR + ground * the grounding term, not negative.
+        """The weighted sum of CAR, SAR and the grounding term, not negative.
 
         The refinement rule reads the weakest maximum of a word in its box.
         """

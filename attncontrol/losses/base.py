@@ -25,7 +25,14 @@ from attncontrol.prompt.structure import PromptStructure
 
 
 def option(default: Any, help: str, at_least: float | None = None, at_most: float | None = None) -> Any:
-    """A hyperparameter of a method: its default, a one-line help text, and the range of its numbers."""
+    """Declares a hyperparameter of a method.
+
+    Args:
+        default: Its value by default; a list or a dict is copied for every method.
+        help: What it means, in one line.
+        at_least: The least number it may be, or hold.
+        at_most: The greatest one.
+    """
     metadata = {"help": help, "at_least": at_least, "at_most": at_most}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -36,13 +43,18 @@ def option(default: Any, help: str, at_least: float | None = None, at_most: floa
 class Context:
     """All that a method may know of one image at one sampling step, besides the maps.
 
-    `index` counts the solver's steps from 0, `count` is their number (51 for PNDM with 50 steps).
-    `noise` is the noise level of this step and of the next, 1 to 0, of flow matching for methods that ask for it.
-    `refinements` counts the moves already made in this step, `carry` is what the method's last evaluation of the
-    previous guided step left, `last_loss` the loss of its last evaluation (None at first, both), `drop_padding`
-    whether the text encoder's end-of-text and padding positions are better left out of a softmax over tokens (2.x
-    text encoders; docs/methods/attend_and_excite.md, section 8), `text` the positions of every text encoder without
-    its start and its last one.
+    Args:
+        prompt: Its words, with their token positions.
+        index: The solver's step, from 0.
+        count: The number of steps (51 for PNDM with 50 steps).
+        layout: Where its entities belong, if that was said.
+        drop_padding: Whether the text encoder's end-of-text and padding positions are better left out of a softmax
+            over tokens (2.x text encoders; docs/methods/attend_and_excite.md, section 8).
+        text: The positions of every text encoder without its start and its last one.
+        noise: The noise level of this step and of the next, 1 to 0, of flow matching; None for other models.
+        refinements: How many moves were already made in this step.
+        carry: What the method's last evaluation of the previous guided step left; None at first.
+        last_loss: The loss of its last evaluation; None at first.
     """
 
     prompt: PromptStructure
@@ -208,10 +220,14 @@ class Method(ABC):
         return self.step_size if self.relative_step is None else self.relative_step
 
     def refine(self, context: Context) -> Refinement:
-        """The iterative refinement of one sampling step, before its plain update.
+        """The iterative refinement of one sampling step, before its plain update; none by default.
 
-        Each yielded number asks for an evaluation at the current latents and moves them by that multiple of the
-        gradient (0 only looks); what that says comes back as the value of the `yield`. Default: no refinement.
+        Args:
+            context: What is known of the image before the first move of the step.
+
+        Yields:
+            The multiple of the gradient by which the latents move next, 0 only to look. The value of the `yield` is
+            what the evaluation before the move says.
         """
         yield from ()
 
@@ -226,8 +242,14 @@ class Method(ABC):
     def softmax_spans(self, context: Context, normalize_eot: bool | None) -> list[slice]:
         """The positions of every text encoder that a softmax over tokens runs over.
 
-        The words of the prompt alone with `normalize_eot`, else all that lies between the encoder's first and last
-        position. None decides by the text encoder in the default variant, and means False in the reference variant.
+        Args:
+            context: Of the image.
+            normalize_eot: Whether to take the words of the prompt alone, and not all that lies between the encoder's
+                first and last position. None decides by the text encoder in the default variant, and means False in
+                the reference variant.
+
+        Returns:
+            One slice of text positions for every text encoder.
         """
         if normalize_eot is None:
             normalize_eot = context.drop_padding and self.variant == "default"
@@ -236,7 +258,11 @@ class Method(ABC):
         return list(context.text)
 
     def select_layers(self, layers: Sequence[Layer]) -> list[Layer]:
-        """The layers to capture, out of all there are. Raises ValueError if no layer fits `layers` or `resolution`."""
+        """The layers to capture, out of all there are.
+
+        Raises:
+            ValueError: If no layer fits `layers` or `resolution`.
+        """
         layers = self.allowed_layers(layers)
         size = self.map_size(layers)
         return [layer for layer in layers if layer.is_cross and layer.size == size]
@@ -249,7 +275,11 @@ class Method(ABC):
             return match_layers(layers, self.layers)
 
     def map_size(self, layers: Sequence[Layer]) -> Size:
-        """The (height, width) of the maps this method works on. Raises ValueError if none are of `resolution`."""
+        """The (height, width) of the maps this method works on.
+
+        Raises:
+            ValueError: If none are of `resolution`.
+        """
         with self._named_errors():
             return choose_size(layers, self.resolution)
 
@@ -276,7 +306,11 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class MethodSum:
-    """Methods added up, each with a weight: `AttendAndExcite() + 0.5 * SynGen()`."""
+    """Methods added up, each with a weight: `AttendAndExcite() + 0.5 * SynGen()`.
+
+    Args:
+        parts: Pairs of a weight, 0 or more, and a method; none for plain sampling.
+    """
 
     parts: tuple[tuple[float, Method], ...] = ()
 

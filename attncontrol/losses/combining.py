@@ -22,11 +22,19 @@ Control = str | Method | MethodSum | Mapping[str, Any] | Sequence[Any] | None
 def resolve_control(control: Control, tuned: Mapping[str, Any] | None = None) -> MethodSum:
     """Turns what a user may pass as `control` into methods with weights.
 
-    control: names of methods or presets ("syngen", "conform + 0.5*syngen", "auto"), a method, a sum of methods, a
-    mapping {"method": name, "weight": 1.0, settings...} with settings as JSON has them (`control_to_json` makes it),
-    or a sequence of these, which are added up; None is an empty sum. `tuned` maps method names to settings that
-    replace the published defaults where a method is given by name, and presets to their parts. Raises ValueError
-    for an unknown method or setting and TypeError for anything else.
+    Args:
+        control: Names of methods or presets ("syngen", "conform + 0.5*syngen", "auto"), a method, a sum of methods, a
+            mapping {"method": name, "weight": 1.0, settings...} with settings as JSON has them (`control_to_json`
+            makes it), or a sequence of these, which are added up; None is an empty sum.
+        tuned: By method name the settings that replace the published defaults where a method is given by name, and by
+            preset its parts.
+
+    Returns:
+        The methods, in the order in which they were named.
+
+    Raises:
+        ValueError: For an unknown method or setting.
+        TypeError: For anything else that is no control.
     """
     if control is None:
         return MethodSum()
@@ -56,7 +64,11 @@ def _by_name(name: str, settings: Mapping[str, Any], tuned: Mapping[str, Any]) -
 
 
 def parse_terms(text: str) -> list[tuple[float, str]]:
-    """Weights and names in "attend-and-excite + 0.5*syngen". Raises ValueError for an empty term."""
+    """Weights and names in "attend-and-excite + 0.5*syngen".
+
+    Raises:
+        ValueError: For an empty term.
+    """
     terms = []
     for term in text.split("+"):
         match = TERM.fullmatch(term)
@@ -84,8 +96,11 @@ def control_name(methods: MethodSum) -> str:
 def with_settings(methods: MethodSum, settings: Mapping[str, Any]) -> MethodSum:
     """The same methods with some settings replaced.
 
-    A key is a setting, which then holds for every part that has it, or "method.setting". Values are converted to
-    the setting's type. Raises ValueError for a setting that no part has and for values of a wrong type.
+    A key is a setting, which then holds for every part that has it, or "method.setting". Values are converted to the
+    setting's type.
+
+    Raises:
+        ValueError: For a setting that no part has and for values of a wrong type.
     """
     changes: list[dict[str, Any]] = [{} for _ in methods.parts]
     for key, value in settings.items():

@@ -49,9 +49,20 @@ def method_classes() -> dict[str, type[Method]]:
 
 
 def create_method(name: str, **settings: Any) -> Method:
-    """The method called `name` with the given hyperparameters, which may be as JSON has them (`convert_settings`).
+    """Creates the method called `name`.
 
-    Raises ValueError for an unknown method or setting (with the nearest name there is) and for wrong types.
+    Args:
+        name: One of `method_classes()`.
+        **settings: Its hyperparameters, which may be as JSON has them: lists for tuples, "0.2" for 0.2.
+
+    Returns:
+        The method; settings that are not given have their published defaults.
+
+    Raises:
+        ValueError: For an unknown method or setting (with the nearest name there is) and for wrong types.
+
+    Example:
+        create_method("syngen", step_size=15, stop=0.3)
     """
     if name not in _methods:
         raise ValueError(f"unknown method {name!r}{nearest(name, [*method_classes(), *PRESETS])}")
@@ -62,7 +73,8 @@ def create_method(name: str, **settings: Any) -> Method:
 def convert_settings(cls: type[Method], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in the types the method's fields are declared with: lists as tuples, "0.2" as a number, and so on.
 
-    Raises ValueError that names the method and the setting for an unknown setting or a value of another type.
+    Raises:
+        ValueError: For an unknown setting or a value of another type; the message names the method and the setting.
     """
     from pydantic import TypeAdapter, ValidationError
 

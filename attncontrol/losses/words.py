@@ -74,10 +74,17 @@ def distributions(attention: Tensor) -> Tensor:
 
 
 def symmetric_kl(p: Tensor, q: Tensor) -> Tensor:
-    """Mean of both Kullback-Leibler divergences of rows of p and q [pairs, pixels]: [pairs], 0 or more.
+    """Mean of both Kullback-Leibler divergences of rows.
 
     The logarithms' arguments are clamped to [eps, 1 - eps] of the dtype, the weights are not
     (docs/methods/syngen.md, section 2): an exact zero costs a finite amount.
+
+    Args:
+        p: [pairs, pixels], rows of sum 1.
+        q: Likewise.
+
+    Returns:
+        [pairs], 0 or more.
     """
     eps = torch.finfo(p.dtype).eps
     log_p, log_q = (x.clamp(eps, 1 - eps).log() for x in (p, q))
@@ -114,9 +121,15 @@ def word_distances(maps: Tensor, pairs: Sequence[tuple[int, Word, Word]], distan
 
 
 def pair_loss(attention: Tensor, pairs: Sequence[Sequence[Pair]], distance: str) -> tuple[Tensor, Tensor]:
-    """Sum of every image's weighted distances, as its positive and its negative part: [images] each.
+    """Sum of every image's weighted distances, as its positive and its negative part.
 
-    attention: [images, height, width, positions], its scale per token does not matter; pairs: those of every image.
+    Args:
+        attention: [images, height, width, positions]; its scale per token does not matter.
+        pairs: Those of every image.
+        distance: A key of `DISTANCES`.
+
+    Returns:
+        The part that attracts and the part that repels: [images] each.
     """
     flat = [(image, pair) for image, own in enumerate(pairs) for pair in own]
     distances = word_distances(distributions(attention), [(i, p.word, p.other) for i, p in flat], distance)

@@ -21,7 +21,10 @@ def default_guidance_scale(name_or_path: str | Path) -> float:
     """The classifier-free guidance scale programs use for a model unless they are told another one.
 
     A bundled model's own, else the default of the pipeline that the checkpoint names: 7.5 for Stable Diffusion 1.x and
-    2.x, 5 for XL. Raises ValueError if there is no checkpoint, or not of a pipeline that is guided.
+    2.x, 5 for XL.
+
+    Raises:
+        ValueError: If there is no checkpoint, or not of a pipeline that is guided.
     """
     call = default_call(name_or_path)
     if "guidance_scale" in call:

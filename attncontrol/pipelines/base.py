@@ -30,10 +30,12 @@ from attncontrol.models import default_call, resolve, tuned_settings
 
 @dataclass
 class AttentionControlOutput(BaseOutput):
-    """Result of a controlled pipeline.
+    """The result of a controlled pipeline.
 
-    `images` as the stock pipeline returns them (PIL, numpy or latents); `nsfw_content_detected` likewise;
-    `control` says per image what was guided (None if nothing was asked for).
+    Args:
+        images: As the stock pipeline returns them (PIL, numpy or latents).
+        nsfw_content_detected: Likewise.
+        control: What was guided, by image; None if nothing was asked for.
     """
 
     images: Any
@@ -44,12 +46,13 @@ class AttentionControlOutput(BaseOutput):
 class AttentionControlPipeline(EditingMixin):
     """Text-to-image with test-time cross-attention control.
 
-        pipe = AttentionControlPipeline.from_pretrained("emoji")
-        pipe("a cat and a frog", control="attend-and-excite").images[0]
-
     `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x, XL or 3, FLUX.1, PixArt or
     Qwen-Image id or folder with all arguments of diffusers, and returns the controlled form of the stock pipeline that
     the checkpoint names; `from_pipe` shares the components of an existing pipeline.
+
+    Example:
+        pipe = AttentionControlPipeline.from_pretrained("emoji")
+        pipe("a cat and a frog", control="attend-and-excite").images[0]
     """
 
     stock_name: ClassVar[str]
@@ -66,7 +69,18 @@ class AttentionControlPipeline(EditingMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AttentionControlPipeline:
-        """Loads a checkpoint. Raises ValueError for a folder that is missing, incomplete or of another family."""
+        """Loads a checkpoint.
+
+        Args:
+            pretrained_model_name_or_path: "emoji" or "emoji_flux", the bundled models, a folder, or an id on the Hub.
+            **kwargs: Those of diffusers' `from_pretrained`, without `custom_pipeline`.
+
+        Returns:
+            The controlled form of the pipeline that the checkpoint names.
+
+        Raises:
+            ValueError: For a folder that is missing, incomplete or of another family.
+        """
         if "custom_pipeline" in kwargs:
             raise ValueError(
                 "from_pretrained takes no custom_pipeline here: a controlled pipeline is the controlled form of a "
@@ -88,9 +102,19 @@ class AttentionControlPipeline(EditingMixin):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> AttentionControlPipeline:
-        """The controlled form of an existing pipeline, with the same components. Raises ValueError for others.
+        """Makes the controlled form of an existing pipeline, with the same components.
 
         The components keep their dtype unless one is given; plain diffusers would make them float32.
+
+        Args:
+            pipeline: A stock pipeline, or a controlled one.
+            **kwargs: Those of diffusers' `from_pipe`.
+
+        Returns:
+            The controlled form; the given pipeline stays usable.
+
+        Raises:
+            ValueError: For a pipeline that has no controlled form.
         """
         if not kwargs.keys() & {"dtype", "torch_dtype"}:
             kwargs["dtype"] = pipeline.dtype
@@ -157,16 +181,26 @@ class AttentionControlPipeline(EditingMixin):
     ) -> AttentionControlOutput | tuple:
         """Generates images; with `control=None` exactly as the stock pipeline, whose arguments all apply.
 
-        control: a method's name, a method, or methods added up (`AttendAndExcite() + 0.5 * SynGen()`).
-        subjects: words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if absent;
-        for a list of prompts a list with one entry per prompt. layout: boxes (x0, y0, x1, y1) in 0..1 per phrase,
-        likewise. grounding: True, "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the
-        layout, with any control or none. parser: spaCy pipeline (or its name) that finds the subjects. record_maps:
-        keep each subject's attention map of every step in the result. memory: "low" trades time for memory, "auto"
-        does so if the device has too little for "fast".
+        Args:
+            prompt: One, or a list of them.
+            *args: Further arguments of the stock pipeline, by place.
+            control: A method's name, a method, or methods added up (`AttendAndExcite() + 0.5 * SynGen()`).
+            subjects: Words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if
+                absent. For a list of prompts one entry per prompt.
+            layout: Boxes (x0, y0, x1, y1) in 0..1 by phrase, or what else `read_layout` takes; likewise.
+            grounding: True, "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the layout,
+                with any control or none.
+            parser: A spaCy pipeline, or its name, that finds the subjects.
+            record_maps: Whether to keep each subject's attention map of every step in the result.
+            memory: "low" trades time for memory, "auto" does so if the device has too little for "fast".
+            **kwargs: Further arguments of the stock pipeline.
 
-        Returns an `AttentionControlOutput`, or the stock tuple with `return_dict=False`. Raises ValueError for
-        prompts, subjects, layouts or sizes that cannot be used.
+        Returns:
+            An `AttentionControlOutput`, or the stock tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: For prompts, subjects, layouts or sizes that cannot be used.
+            TypeError: For an argument that the stock pipeline does not know.
         """
         self._check_names(args, kwargs)
         args, kwargs = self._stock_arguments(prompt, args, kwargs)

@@ -31,11 +31,19 @@ __all__ = [
 
 
 def parse_prompt(prompt: str, parser: Any = None, ignore_nouns: Iterable[str] = ()) -> PromptStructure:
-    """Entities and modifiers of a prompt, not yet aligned to tokens (see `extract_entities` for what counts).
+    """Finds the entities and modifiers of a prompt, not yet aligned to tokens (`extract_entities`: what counts).
 
-    parser: None for the best installed one, "embedded", a spaCy pipeline or its name, or a Doc of this prompt (see
-    `analyse`); `backend` of the result names it. `ignore_nouns` are nouns that name nothing to be seen, such as
-    `NON_VISUAL_NOUNS`.
+    Args:
+        prompt: A description in English.
+        parser: None for the best installed one, "embedded", a spaCy pipeline or its name, or a Doc of this prompt (see
+            `analyse`); `backend` of the result names it.
+        ignore_nouns: Nouns that name nothing to be seen, such as `NON_VISUAL_NOUNS`.
+
+    Returns:
+        The structure; its words have no token indices yet.
+
+    Raises:
+        ValueError: For a parser that cannot be used.
     """
     parse, backend = analyse(prompt, parser)
     return PromptStructure(prompt, extract_entities(parse, ignore_nouns), backend)
@@ -47,12 +55,20 @@ def structure_of(
     subjects: Sequence[Any] | PromptStructure | None = None,
     parser: Any = None,
 ) -> PromptStructure:
-    """Entities and modifiers of a prompt with their token indices.
+    """Finds the entities and modifiers of a prompt with their token indices.
 
-    With `subjects` exactly these (see `resolve_subjects`; a finished structure of this prompt is taken as it is),
-    else all that the parser finds and that are to be drawn (see `drawn`). Parsed words that the text encoder cuts
-    off are left out, with a warning that names them; subjects there raise ValueError, as does a prompt given as
-    embeddings (None) without subjects.
+    Args:
+        prompt: None for one that is given as embeddings.
+        tokenizer: Of the text encoder.
+        subjects: Exactly the entities that are wanted (see `resolve_subjects`; a finished structure of this prompt is
+            taken as it is). None for all that the parser finds and that are to be drawn (see `drawn`).
+        parser: See `parse_prompt`.
+
+    Returns:
+        The structure. Parsed words that the text encoder cuts off are left out, with a warning that names them.
+
+    Raises:
+        ValueError: For subjects that the text encoder cuts off, and for embeddings without subjects.
     """
     if isinstance(subjects, PromptStructure):
         if subjects.prompt != prompt:

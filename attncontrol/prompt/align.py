@@ -43,10 +43,13 @@ class TokenizedPrompt:
 
 
 def tokenize(tokenizer: Any, prompt: str, special_tokens: bool = True) -> TokenizedPrompt:
-    """Tokenize as diffusers does, textual-inversion tokens of several vectors expanded, and locate every piece.
+    """Tokenizes as diffusers does, textual-inversion tokens of several vectors expanded, and locates every piece.
 
-    `tokenizer` is a transformers tokenizer, fast or slow, that ends its sequences with one end-of-text token, or a
-    `TextReader` of several; without `special_tokens` it adds none to what the text has.
+    Args:
+        tokenizer: A transformers tokenizer, fast or slow, that ends its sequences with one end-of-text token, or a
+            `TextReader` of several.
+        prompt: As given to the pipeline.
+        special_tokens: Whether it adds some to what the text has.
     """
     if hasattr(tokenizer, "tokenized"):
         return tokenizer.tokenized(prompt)

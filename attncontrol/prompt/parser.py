@@ -41,21 +41,32 @@ class PromptParser:
 
 
 def load_prompt_parser(name: str | None = None) -> PromptParser:
-    """Load a parser once and keep it.
+    """Loads a parser once and keeps it.
 
-    name: None for the first of en_core_web_trf, _lg, _md, _sm that is installed and loads, else the embedded parser;
-    "embedded" for that one always; any other value is a spaCy pipeline's package name or folder. What None finds
-    depends on the installation, so the result's `backend` names it.
-    Raises ValueError for a pipeline that is not installed, does not load or has no dependency parser.
+    Args:
+        name: None for the first of en_core_web_trf, _lg, _md, _sm that is installed and loads, else the embedded
+            parser; "embedded" for that one always; any other value is a spaCy pipeline's package name or folder. What
+            None finds depends on the installation, so the result's `backend` names it.
+
+    Raises:
+        ValueError: For a pipeline that is not installed, does not load or has no dependency parser.
     """
     return _load(str(name) if name is not None else None)
 
 
 def analyse(prompt: str, parser: Any = None) -> tuple[DependencyParse, str]:
-    """The parse of a prompt and the name of what made it.
+    """Parses a prompt.
 
-    parser: a name as for `load_prompt_parser`, a PromptParser, a loaded spaCy pipeline, or a finished analysis of this
-    very prompt: a spaCy Doc or a DependencyParse. Raises ValueError if the analysis is one of another text.
+    Args:
+        prompt: What to parse.
+        parser: A name as for `load_prompt_parser`, a PromptParser, a loaded spaCy pipeline, or a finished analysis of
+            this very prompt: a spaCy Doc or a DependencyParse.
+
+    Returns:
+        The parse, and the name of what made it.
+
+    Raises:
+        ValueError: If the analysis is one of another text.
     """
     if parser is None or isinstance(parser, str | Path):
         parser = load_prompt_parser(parser)

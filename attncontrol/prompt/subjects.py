@@ -28,16 +28,21 @@ def resolve_subjects(
     length: int | None = None,
     text: Sequence[slice] = (slice(1, -1),),
 ) -> PromptStructure:
-    """The entities the caller names, in the order given.
+    """Finds the entities that the caller names, in the order given.
 
-    Each subject is a word of the prompt ("cat", "cat#2" for its second occurrence), a phrase (its head noun is the
-    one `parse` finds, else its last word; its other content words are modifiers), a token index (start of text = 0),
-    a list of token indices that are one subject together, or a list of words, token indices and lists of these,
-    modifiers first and the noun last. A word named again means its next occurrence.
+    Args:
+        subjects: Each is a word of the prompt ("cat", "cat#2" for its second occurrence), a phrase (its head noun is
+            the one `parse` finds, else its last word; its other content words are modifiers), a token index (start of
+            text = 0), a list of token indices that are one subject together, or a list of words, token indices and
+            lists of these, modifiers first and the noun last. A word named again means its next occurrence.
+        prompt: None where only embeddings are known; then only token indices are possible.
+        tokenizer: Of the text encoder.
+        parse: Parses a prompt, to find the head nouns of phrases.
+        length: The positions of embeddings.
+        text: Those that each text encoder has for words.
 
-    `prompt` is None where only embeddings of `length` positions are known; then only token indices are possible, of
-    the positions `text` that each text encoder has for words.
-    Raises ValueError for what is not in the prompt, is cut off by the text encoder, or is named twice.
+    Raises:
+        ValueError: For what is not in the prompt, is cut off by the text encoder, or is named twice.
     """
     if isinstance(subjects, str) or not isinstance(subjects, Sequence):
         raise ValueError(f"subjects must be a list of words, phrases or token indices, not {subjects!r}")

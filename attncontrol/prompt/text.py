@@ -41,7 +41,8 @@ def behind(beginning: str, render: Render = as_given) -> Render:
 def chat(render: Callable[[str], str]) -> Render:
     """The prompt inside a tokenizer's chat template, which `render` fills in.
 
-    Raises ValueError for a prompt that the template changes.
+    Raises:
+        ValueError: For a prompt that the template changes.
     """
 
     def rendered(prompt: str) -> tuple[str, int]:

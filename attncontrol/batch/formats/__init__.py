@@ -38,8 +38,10 @@ EXTENSIONS = {
 def read_records(path: Path, prompt_column: str | None = None) -> Iterator[Record | Problem]:
     """The rows of a prompt file in order, one at a time in constant memory (JSON arrays are held whole).
 
-    `prompt_column` names the column or key of the prompt where it is not called so. Raises ValueError if the file
-    cannot be read.
+    `prompt_column` names the column or key of the prompt where it is not called so.
+
+    Raises:
+        ValueError: If the file cannot be read.
     """
     name = file_format(path, prompt_column)
     records = TABLES[name](path, prompt_column) if name in TABLES else FORMATS[name](path)
@@ -49,7 +51,8 @@ def read_records(path: Path, prompt_column: str | None = None) -> Iterator[Recor
 def file_format(path: Path, prompt_column: str | None = None) -> str:
     """A key of FORMATS or TABLES: by the extension, and for other extensions by how the content begins.
 
-    Raises ValueError for a file that cannot be opened or is no UTF-8 text.
+    Raises:
+        ValueError: For a file that cannot be opened or is no UTF-8 text.
     """
     try:
         with path.open("rb") as file:

@@ -17,7 +17,11 @@ METRICS = {
 def create_metric(
     name: str, *, device: str = "cpu", clip_model: str | None = None, blip_model: str | None = None
 ) -> Metric:
-    """The metric called `name` with its model loaded. Raises ValueError for an unknown name or a model not there."""
+    """The metric called `name` with its model loaded.
+
+    Raises:
+        ValueError: For an unknown name or a model not there.
+    """
     if name not in METRICS:
         raise ValueError(f"unknown metric {name!r}{nearest(name, list(METRICS))}")
     if name == "oracle":

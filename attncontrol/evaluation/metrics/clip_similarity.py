@@ -43,6 +43,7 @@ class ClipEmbedder:
 
     @torch.inference_mode()
     def images(self, pictures: Sequence[Picture]) -> Tensor:
+        """CLIP's embeddings of pictures, of length 1: [pictures, dim]."""
         inputs = self.processor(images=[p.image.convert("RGB") for p in pictures], return_tensors="pt").to(self.device)
         pooled = self.model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output
         return _normalised(self.model.visual_projection(pooled))
