@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -58,12 +59,11 @@ def noise_seed(prompt: str, seed: int) -> int:
     return zlib.crc32(f"{seed} {prompt}".encode())
 
 
-def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampling: Sampling) -> list[Result]:
-    """One batch of images of one method, judged."""
+def pictures(pipe: Any, methods: MethodSum, cases: Sequence[Case], sampling: Sampling) -> list[Image.Image]:
+    """One batch of images, with a box for every object if a method needs them."""
     prompts = [prompt for prompt, _ in cases]
     layouts = [layout_for(prompt, phrases(prompt)) for prompt in prompts] if needs_layout(methods) else None
-    start = time.perf_counter()
-    images = pipe(
+    return pipe(
         prompts,
         control=methods if methods.parts else None,
         layout=layouts,
@@ -71,6 +71,12 @@ def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampli
         | {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
         generator=[torch.Generator().manual_seed(noise_seed(*case)) for case in cases],
     ).images
+
+
+def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampling: Sampling) -> list[Result]:
+    """One batch of images of one method, judged."""
+    start = time.perf_counter()
+    images = pictures(pipe, methods, cases, sampling)
     seconds = (time.perf_counter() - start) / len(cases)
     return [
         Result(name, prompt, seed, seconds, tuple(found))

@@ -1,4 +1,4 @@
-"""The 276 two-object prompts of the Attend-and-Excite benchmark, one-object prompts, and boxes for layout methods.
+"""The 276 two-object prompts of the Attend-and-Excite benchmark, tuning and one-object prompts, and boxes.
 
     python -m apps.faithfulness.prompts
 
@@ -22,7 +22,8 @@ KINDS = {
     "objects": ("object+object", 66, "every pair of the 12 objects, in two colours drawn at random"),
 }
 GUARD = "one_object"  # prompts with nothing to repair, which control must not spoil
-SEED = 0
+TUNING = "tuning"  # prompts that settings are chosen on
+SEED, TUNING_SEED = 0, 100_000
 BOX_SIDE = (0.38, 0.46)  # of a box, as share of the image, along the line from box to box
 
 
@@ -37,12 +38,18 @@ def guard() -> list[str]:
     return sorted({text for text, _ in one_object(48, SEED)})
 
 
+def tuning() -> list[str]:
+    """96 pairs, 32 of each kind, in the order in which their seeds count up; other draws than the benchmark's."""
+    return [text for name, _, _ in KINDS.values() for text, _ in pairs(name, 32, TUNING_SEED)]
+
+
 def write_lists(folder: Path = FOLDER) -> None:
     """One file per kind, one prompt a line."""
     lists = {
         kind: (f"{count} prompts of the Attend-and-Excite benchmark: {what}", benchmark(kind))
         for kind, (_, count, what) in KINDS.items()
     }
+    lists[TUNING] = ("pairs that settings are tuned on, the n-th from 0 on with seed 100,000 + n", tuning())
     lists[GUARD] = ("every animal, and every object in up to two colours drawn at random, alone", guard())
     for kind, (head, prompts) in lists.items():
         write_text(folder / f"{kind}.txt", f"# {head}\n" + "".join(f"{p}\n" for p in prompts), overwrite=True)

@@ -6,7 +6,7 @@ from attncontrol.batch import Plan
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
 JOBS = {
-    "animals.txt": 66, "animals_objects.txt": 144, "objects.txt": 66, "one_object.txt": 34,
+    "animals.txt": 66, "animals_objects.txt": 144, "objects.txt": 66, "one_object.txt": 34, "tuning.txt": 96,
     "example.txt": 3, "example_a1111.txt": 4, "example.csv": 4, "example_partiprompts.tsv": 2,
     "example_drawbench.csv": 2, "example.jsonl": 7, "example.yaml": 4, "example_geneval.jsonl": 2,
 }  # fmt: skip
