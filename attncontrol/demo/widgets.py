@@ -93,7 +93,7 @@ def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict
     words = []
     for span in spans:
         positions = [i for i, s in enumerate(tokenized.spans) if s is not None and s[0] < span[1] and span[0] < s[1]]
-        pieces = [tokenized.pieces[i].removesuffix("</w>") for i in positions]
+        pieces = [tokenized.pieces[i].removesuffix("</w>").removeprefix("▁") for i in positions]
         text, indices = prompt[slice(*span)], list(tokenized.token_indices(span))
         unknown = is_unknown(studio.model, text)
         words.append({"text": text, "pieces": pieces, "indices": indices, "unknown": unknown})

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
-from tests.demo.test_generate import generate, open_part, open_recipe
+from tests.demo.page import generate, open_part, open_recipe
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
