@@ -101,12 +101,13 @@ def serve(
             _frontend=False,  # no check whether the page answers within 3 s: a busy machine may take longer
             ssr_mode=False,
             show_error=False,  # but for gr.Error: what was not foreseen may hold anything
-            quiet=not block,
+            quiet=True,  # it would advise options of its own
         )
     except OSError as error:
         raise ValueError(f"cannot listen on {host}, port {port or 'from 7860'}: {error}") from error
     started.set()
     if block:
+        print(f"The demo is at {address} (Ctrl+C ends it)", flush=True)
         demo.block_thread()
     return address
 

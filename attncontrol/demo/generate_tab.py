@@ -68,7 +68,7 @@ class GenerateTab:
                 self.restore = gr.File(
                     label="Restore settings: drop a PNG made here",
                     type="filepath",
-                    height=120,
+                    height=160,
                     elem_id="restore",
                 )
                 self.job.error_slot("restore")

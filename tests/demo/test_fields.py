@@ -169,6 +169,9 @@ def test_boxes_are_drawn_moved_resized_typed_and_obeyed(visit, tmp_path):
     page.locator(".layout-editor input[type=number]").first.fill("0.05")
     page.keyboard.press("Tab")
     expect(page.locator(".layout-editor .box")).to_have_attribute("style", re.compile("left: 5%"))
+    page.locator(".layout-editor input[type=number]").first.fill("0.9")
+    page.keyboard.press("Tab")
+    expect(page.locator(".layout-editor input[type=number]").first).to_have_value("0.56")  # its right side is 0.58
     drag(page, (0.7, 0.1), (0.9, 0.9))
     names = page.locator(".layout-editor .box .name")
     assert names.all_inner_texts() == ["bird", "suitcase"]

@@ -31,6 +31,28 @@ def test_a_card_fills_the_fields_and_shows_its_stored_result(visit, index):
     expect(page.locator("#method input")).to_have_value(example["method"])
 
 
+def test_on_a_phone_the_button_is_always_at_hand_and_a_card_shows_its_result(visit):
+    page = visit(390, 844, has_touch=True, is_mobile=True)
+    assert page.locator("#restore").bounding_box()["y"] > 2 * 844
+    page.locator("#restore").scroll_into_view_if_needed()
+    assert page.evaluate(AT_BUTTON)
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    assert page.evaluate(AT_BUTTON)
+    end = page.locator("#restore").bounding_box()
+    assert end["y"] + end["height"] <= page.locator("#generate").bounding_box()["y"]
+    page.locator(".card").last.tap()
+    expect(page.locator(".sides .box")).to_have_count(4)
+    for name in ("#prompt", ".sides"):
+        box = page.locator(name).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= page.locator("#generate").bounding_box()["y"]
+
+
+AT_BUTTON = """() => {
+  const { x, y, width, height } = document.querySelector("#generate").getBoundingClientRect();
+  return document.elementFromPoint(x + width / 2, y + height / 2)?.closest("#generate") !== null;
+}"""
+
+
 @pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
 def test_pictures_are_seen_before_a_click_and_nothing_jumps(visit, size):
     page = visit(*size, script=SHIFTS)
@@ -47,6 +69,9 @@ def test_pictures_are_seen_before_a_click_and_nothing_jumps(visit, size):
     if size[0] > 1000:
         last = cards.last.bounding_box()
         assert last["y"] + last["height"] <= size[1]
+    page.locator("#generate").click()
+    expect(page.locator("#generate-status")).to_contain_text("Done")
+    assert page.evaluate("window.shifts") < 0.1
 
 
 SHIFTS = """window.shifts = 0;

@@ -296,7 +296,7 @@ function showLive({ titles, side, image, maps }) {
     const blank = (title) => make("figure", {}, make("figcaption", {}, make("b", { textContent: title })), make("div", { className: "frame" }));
     root.querySelector(".sides, .over")?.replaceWith(make("div", { className: `sides of-${titles.length}` }, ...titles.map(blank)));
     root.querySelectorAll(".attention, .no-attention").forEach((node) => node.remove());
-    (root.querySelector(".below") ?? root.querySelector(".sides")).after(liveAttention(titles));
+    root.querySelector(".sides").after(liveAttention(titles));
     root.querySelectorAll(".frame").forEach((node) => (node.style.aspectRatio = shown?.aspect ?? 1));
     root.querySelector(".sentence").textContent = "Drawing: the picture that the model predicts so far.";
     root.classList.add("busy");
