@@ -1,4 +1,4 @@
-"""Chooses the demo's examples by measurement: `python -m apps.demo_examples`, about 15 minutes on two CPU cores.
+"""Chooses the demo's examples by measurement: `python -m apps.demo_examples --model emoji`.
 
 With --pictures it only draws those that are in examples.json, plain and with control, and keeps their attention maps
 and recipes, for the page to show at once.
@@ -19,17 +19,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from attncontrol.cli.loading import load_pipeline
+from attncontrol.demo import examples as stored
 from attncontrol.demo import verdicts
-from attncontrol.demo.examples import FILE, MODEL, maps_file, picture_file
 from attncontrol.demo.result_view import sheet_of
 from attncontrol.demo.widgets import boxes_of
+from attncontrol.families import family_of
 from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.images.files import write_text
 from attncontrol.images.recipe import package_versions
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import resolve_control
-from attncontrol.models import default_guidance_scale
+from attncontrol.models import BUNDLED, default_guidance_scale
 from attncontrol.prompt import structure_of
 
 STEPS = 30
@@ -75,23 +76,24 @@ def success(drawn: Drawn) -> bool:
 
 def states(drawn: Drawn) -> verdicts.States:
     """What became of every thing, and with boxes whether it is in its own."""
-    return verdicts.states(MODEL, drawn.recipe.prompt, drawn.image, boxes_of(drawn.recipe.layout))
+    recipe = drawn.recipe
+    return verdicts.states(recipe.model, recipe.prompt, drawn.image, boxes_of(recipe.layout))
 
 
-def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
+def measure(model: str, pipe: Any, methods: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
     """All candidates: methods that need a layout for boxes, the others for objects and colours."""
     measured = []
     for kind, prompts in PROMPTS.items():
         for prompt in prompts:
-            request = request_for(pipe, prompt, boxed=kind == "boxes")
+            request = request_for(model, pipe, prompt, boxed=kind == "boxes")
 
             def successes(control: str | None, request: Request = request) -> tuple[bool, ...]:
                 methods = resolve_control(control, pipe.tuned_settings)
                 return tuple(success(draw(pipe, request, methods, s, lambda _: None)) for s in seeds)
 
             plain = successes(None)
-            for name, cls in method_classes().items():
-                if cls.needs_layout == (kind == "boxes"):
+            for name in methods:
+                if method_classes()[name].needs_layout == (kind == "boxes"):
                     measured.append(Measured(kind, prompt, name, plain, successes(name)))
                     print(
                         kind, prompt, name, f"plain {sum(plain)}, control {sum(measured[-1].controlled)}", flush=True
@@ -99,33 +101,32 @@ def measure(pipe: Any, seeds: Sequence[int]) -> list[Measured]:
     return measured
 
 
-def draw_pictures(pipe: Any, examples: Sequence[dict[str, Any]]) -> None:
+def draw_pictures(model: str, pipe: Any, examples: Sequence[dict[str, Any]]) -> None:
     """Writes pictures and maps of every example, and notes in it what became of its things, and its recipes."""
     for number, example in enumerate(examples):
-        request = request_for(pipe, example["prompt"], boxed="layout" in example, maps=True)
+        request = request_for(model, pipe, example["prompt"], boxed="layout" in example, maps=True)
         drawn = {}
         for side, control in (("plain", None), ("control", example["method"])):
             methods = resolve_control(control, pipe.tuned_settings)
             drawn[side] = draw(pipe, request, methods, example["seed"], lambda _: None)
             example[side] = states(drawn[side])
-            picture_file(number, side).parent.mkdir(exist_ok=True)
-            drawn[side].image.save(picture_file(number, side), lossless=True)
+            drawn[side].image.save(stored.file(model, f"{number}_{side}.webp"), lossless=True)
             print(example["prompt"], side, example[side], flush=True)
         sheet = sheet_of([side.record for side in drawn.values()])
-        sheet.image.save(maps_file(number), lossless=True)
+        sheet.image.save(stored.file(model, f"{number}_maps.webp"), lossless=True)
         example["maps"] = {"words": sheet.words, "peaks": sheet.peaks, "steps": sheet.steps}
         example["recipes"] = {side: dataclasses.asdict(its.recipe) for side, its in drawn.items()}
 
 
-def request_for(pipe: Any, prompt: str, boxed: bool, maps: bool = False) -> Request:
+def request_for(model: str, pipe: Any, prompt: str, boxed: bool, maps: bool = False) -> Request:
     """What all pictures of a prompt share; `boxed`: the boxes of the automatic layout too."""
     layout = None
     if boxed:
-        structure = structure_of(prompt, pipe.tokenizer)
+        structure = structure_of(prompt, family_of(pipe).tokenizer)
         placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
         layout = {entity.text: [list(box) for box in regions] for entity, regions in placed}
-    scale = default_guidance_scale(MODEL)
-    return Request(MODEL, prompt, "", STEPS, scale, None, None, layout=layout, layout_json=layout, maps=maps)
+    scale = default_guidance_scale(model)
+    return Request(model, prompt, "", STEPS, scale, None, None, layout=layout, layout_json=layout, maps=maps)
 
 
 def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
@@ -143,24 +144,26 @@ def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measures, chooses, and writes examples.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=tuple(BUNDLED), default="emoji")
+    parser.add_argument("--methods", help="separated by commas; all if absent")
     parser.add_argument("--seeds", type=int, default=8, help="how many, from 0 on")
     parser.add_argument("--each", type=int, default=2, help="examples of each kind")
     parser.add_argument("--pictures", action="store_true", help="only draw the examples there are")
     arguments = parser.parse_args()
-    pipe = load_pipeline(MODEL, "cpu", "float32")
+    model, file = arguments.model, stored.file(arguments.model, "examples.json")
+    pipe = load_pipeline(model, "cpu", "float32")
     if arguments.pictures:
-        known = json.loads(FILE.read_text(encoding="utf-8"))
-        draw_pictures(pipe, known["examples"])
-        write_text(FILE, json.dumps(known, indent=2) + "\n", overwrite=True)
-        return
-    measured = measure(pipe, range(arguments.seeds))
-    examples = choose(measured, arguments.each)
-    if not examples:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        methods = arguments.methods.split(",") if arguments.methods else list(method_classes())
+        facts = {"model": model, "seeds": arguments.seeds, "steps": STEPS, "versions": package_versions()}
+        measured = measure(model, pipe, methods, range(arguments.seeds))
+        known = {"measured": facts, "examples": choose(measured, arguments.each)}
+    if not known["examples"]:
         raise SystemExit("no candidate gains anything: the examples stay as they are")
-    draw_pictures(pipe, examples)
-    facts = {"model": MODEL, "seeds": arguments.seeds, "steps": STEPS, "versions": package_versions()}
-    text = json.dumps({"measured": facts, "examples": examples}, indent=2) + "\n"
-    write_text(FILE, text, overwrite=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draw_pictures(model, pipe, known["examples"])
+    write_text(file, json.dumps(known, indent=2) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ settings.register_profile("random", deadline=None, max_examples=500, print_blob=
 
 def pytest_addoption(parser):
     parser.addoption("--screenshots", metavar="DIR", help="keep the demo's screenshots there, of 30-step images")
-    parser.addoption("--soak", metavar="SECONDS", type=float, default=30, help="how long visitors use the demo")
+    parser.addoption("--soak", metavar="SECONDS", type=float, default=15, help="how long visitors use the demo")
 
 
 def pytest_configure(config):

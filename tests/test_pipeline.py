@@ -18,6 +18,22 @@ def seeded(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def test_a_callback_sees_the_record_of_the_running_call(pipe, generate):
+    seen = []
+
+    def look(running, _index, _timestep, tensors):
+        record = running.control_record
+        seen.append((len(record.images[0].steps), len(record.images[0].maps)) if record else None)
+        return tensors
+
+    generate(control=NEVER, record_maps=True, callback_on_step_end=look)
+    generate(callback_on_step_end=look)
+    with pytest.raises(ZeroDivisionError):
+        generate(control=NEVER, callback_on_step_end=lambda *_: 1 // 0)
+    assert seen == [(1, 1), (2, 2), (3, 3), (4, 4), None, None, None, None]
+    assert pipe.control_record is None
+
+
 @pytest.mark.parametrize("control", [None, NEVER, 0 * QUICK], ids=["none", "never guides", "weight 0"])
 def test_without_guidance_images_are_those_of_the_stock_pipeline(stock, generate, control):
     expected = stock(

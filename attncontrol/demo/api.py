@@ -12,7 +12,7 @@ import gradio as gr
 
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
-from attncontrol.demo.compare_tab import make_comparison, read_comparison, save_comparison
+from attncontrol.demo.compare_tab import SEEDS, make_comparison, read_comparison, save_comparison
 from attncontrol.demo.results import save
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Refusal, Report, Studio, Waiting
@@ -63,7 +63,7 @@ class Api:
             methods = gr.CheckboxGroup(names, value=[PLAIN, DEFAULT_CONTROL], label="methods")
             self._endpoint(
                 self.compare,
-                [prompt, methods, gr.Textbox("0, 1", label="seeds"), steps, guidance],
+                [prompt, methods, gr.Textbox(SEEDS, label="seeds"), steps, guidance],
                 [gr.File(label="PNG of the grid"), gr.JSON(label="verdicts")],
                 "api",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,22 @@ def serve(
     public_hosts: names of this server on the internet. Raises ValueError if the port is taken.
     """
     largest = limits.upload_mb * 2**20
-    uploads = Uploads(UPLOADS_OF_ONE * largest, UPLOADS_OF_ALL * largest)
-    guard = Middleware(Guard, names=[host, *public_hosts], upload=largest, presence=demo.presence, uploads=uploads)
+    uploads, started = Uploads(UPLOADS_OF_ONE * largest, UPLOADS_OF_ALL * largest), threading.Event()
+    guard = Middleware(
+        Guard,
+        names=[host, *public_hosts],
+        upload=largest,
+        presence=demo.presence,
+        uploads=uploads,
+        started=started,
+    )
     try:
         _, address, _ = demo.launch(
             server_name=host,
             server_port=port,
             auth=auth or None,
             inbrowser=open_browser,
-            prevent_thread_lock=not block,
+            prevent_thread_lock=True,
             max_file_size=largest,
             app_kwargs={"middleware": [guard]},
             enable_monitoring=False,
@@ -93,10 +101,14 @@ def serve(
             _frontend=False,  # no check whether the page answers within 3 s: a busy machine may take longer
             ssr_mode=False,
             show_error=False,  # but for gr.Error: what was not foreseen may hold anything
-            quiet=not block,
+            quiet=True,  # it would advise options of its own
         )
     except OSError as error:
         raise ValueError(f"cannot listen on {host}, port {port or 'from 7860'}: {error}") from error
+    started.set()
+    if block:
+        print(f"The demo is at {address} (Ctrl+C ends it)", flush=True)
+        demo.block_thread()
     return address
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, slug
-from attncontrol.demo import pictures
+from attncontrol.demo import examples, pictures
 from attncontrol.demo.job_panel import JobPanel
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
@@ -28,6 +28,7 @@ from attncontrol.models import default_guidance_scale
 
 KIND = "compare"
 DRAWN = "drawn"
+SEEDS = "0, 1"
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class CompareTab:
         """drawn: the layout editor whose boxes can be used."""
         self.studio, self.limits = studio, limits
         self.job = JobPanel(studio, KIND)
-        self.job.field("prompt", gr.Textbox("a cat and a frog", label="Prompt", elem_id="compare-prompt"))
+        first = examples.opening(studio.model)
+        self.job.field("prompt", gr.Textbox(first["prompt"], label="Prompt", elem_id="compare-prompt"))
         self.job.field(
             "methods",
             gr.CheckboxGroup(
@@ -145,7 +147,7 @@ class CompareTab:
             ),
         )
         with gr.Row():
-            self.job.field("seeds", gr.Textbox("0, 1", label="Seeds, separated by commas", elem_id="compare-seeds"))
+            self.job.field("seeds", gr.Textbox(SEEDS, label="Seeds, separated by commas", elem_id="compare-seeds"))
             self.job.field("steps", gr.Number(30, label="Steps", elem_id="compare-steps"))
             scale = default_guidance_scale(studio.model)
             self.job.field("guidance_scale", gr.Number(scale, label="Guidance scale"))

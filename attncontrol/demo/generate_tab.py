@@ -51,7 +51,7 @@ class GenerateTab:
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
         self.job = JobPanel(studio, KIND)
-        first = examples.first()
+        first = examples.opening(studio.model)
         with gr.Column(elem_id="studio"):
             with gr.Column(elem_id="examples"):
                 self.cards = examples.cards(studio.model)
@@ -68,7 +68,7 @@ class GenerateTab:
                 self.restore = gr.File(
                     label="Restore settings: drop a PNG made here",
                     type="filepath",
-                    height=120,
+                    height=160,
                     elem_id="restore",
                 )
                 self.job.error_slot("restore")
@@ -123,7 +123,8 @@ class GenerateTab:
             with gr.Row():
                 self.job.field("width", gr.Number(side, label="Width in pixels", elem_id="width"))
                 self.job.field("height", gr.Number(side, label="Height in pixels", elem_id="height"))
-            self.job.field("negative_prompt", gr.Textbox(label="Negative prompt", elem_id="negative-prompt"))
+            if self.studio.takes_negative_prompt:
+                self.job.field("negative_prompt", gr.Textbox(label="Negative prompt", elem_id="negative-prompt"))
 
     def _events(self) -> None:
         fields, errors = self.job.fields, self.job.errors
@@ -247,11 +248,12 @@ class GenerateTab:
 
     def _load_example(self, clicked: dict[str, Any], layout: dict[str, Any]) -> dict[Any, Any]:
         index = int(clicked["index"])
-        if not 0 <= index < len(examples.read()):
+        model = self.studio.model
+        if not 0 <= index < len(examples.read(model)):
             return {self.result: gr.skip()}
         return {
-            **self._fill(examples.values_of(index), layout),
-            self.result: {"results": [examples.result(index)], "stored": True},
+            **self._fill(examples.values_of(model, index), layout),
+            self.result: {"results": [examples.result(model, index)], "stored": True},
         }
 
     def _open(self, query: str, layout: dict[str, Any]) -> dict[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -18,10 +19,11 @@ from attncontrol.demo.traces import Places
 from attncontrol.demo.visitors import Logins, Presence, TooMuch, Uploads
 
 PREFIX = "gradio_api/"
+STARTUP = "gradio_api/startup-events"  # asked for by Gradio itself, once
 # All that the page and gradio_client ask for: what Gradio has besides, for developers, is not served.
 ROUTES = frozenset(
     "config login logout theme.css favicon.ico robots.txt manifest.json gradio_api/app_id gradio_api/cancel "
-    "gradio_api/info gradio_api/login_check gradio_api/reset gradio_api/startup-events gradio_api/theme.css "
+    "gradio_api/info gradio_api/login_check gradio_api/reset gradio_api/theme.css "
     "gradio_api/token gradio_api/user gradio_api/upload gradio_api/upload_progress gradio_api/queue/join "
     "gradio_api/queue/data gradio_api/queue/status".split()
 )
@@ -55,11 +57,19 @@ class Guard:
     """ASGI middleware that refuses foreign pages, unknown names of the server, routes nobody needs, and floods.
 
     names: host names under which the server may be asked for, besides localhost and addresses in numbers.
-    upload: the largest file, in bytes.
+    upload: the largest file, in bytes. started: set when the server has asked itself to start.
     """
 
-    def __init__(self, app: ASGIApp, names: Iterable[str], upload: int, presence: Presence, uploads: Uploads) -> None:
-        self.app, self.largest = app, upload + ENVELOPE
+    def __init__(
+        self,
+        app: ASGIApp,
+        names: Iterable[str],
+        upload: int,
+        presence: Presence,
+        uploads: Uploads,
+        started: threading.Event,
+    ) -> None:
+        self.app, self.largest, self.started = app, upload + ENVELOPE, started
         self.names = {LOCAL, socket.gethostname().lower(), *(name.lower() for name in names)}
         self.presence, self.uploads, self.logins = presence, uploads, Logins()
 
@@ -84,7 +94,8 @@ class Guard:
         headers, path = Headers(scope=scope), scope["path"].strip("/")
         self._check_host(headers)
         _check_origin(headers, scope["method"], path)
-        if path and path not in ROUTES and not path.startswith(FOLDERS):
+        served = not path or path in ROUTES or path.startswith(FOLDERS)
+        if not served and (path != STARTUP or self.started.is_set()):
             raise Refused(404, "There is no such page.")
         size = self._size(headers)
         address = scope["client"][0] if scope.get("client") else ""

@@ -1,4 +1,4 @@
-"""What the model predicts while it samples: the clean picture behind the noisy latents, now and then."""
+"""What the model does while it samples: the clean picture behind the noisy latents, and attention, now and then."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attncontrol.demo.studio import Preview
 from attncontrol.families import family_of
+from attncontrol.guidance.record import ControlRecord
+from attncontrol.images.visualize import heat_colours, subject_maps
 
 PREVIEW_SECONDS = 0.15
 PREVIEW_SHARE = 0.2  # of the time, at most, goes into decoding previews
 
 
 @contextmanager
-def previews(pipe: Any, width: int, height: int) -> Iterator[Callable[[], Image.Image | None]]:
-    """A function that gives the picture predicted by the model's last call.
+def previews(pipe: Any, width: int, height: int) -> Iterator[Callable[[], Preview | None]]:
+    """A function that gives the picture predicted by the model's last call, and the attention of its step.
 
     It gives None where a picture would come too early, cost too much time, or is not known. The images of the pipe's
     calls in this context are `width` x `height` pixels.
@@ -34,23 +37,35 @@ def previews(pipe: Any, width: int, height: int) -> Iterator[Callable[[], Image.
     spent, first = 0.0, time.monotonic()
     before = first
 
-    def preview() -> Image.Image | None:
+    def preview() -> Preview | None:
         nonlocal spent, before
         now = time.monotonic()
         late = now - before >= PREVIEW_SECONDS and spent <= PREVIEW_SHARE * (now - first)
         if not late or last.get("output") is None:
             return None
         with torch.no_grad():
-            image = _decode(pipe, predicted(pipe, **last), width, height)
+            shown = Preview(_decode(pipe, predicted(pipe, **last), width, height), attention(pipe.control_record))
         before = time.monotonic()
         spent += before - now
-        return image
+        return shown
 
     handle = family_of(pipe).denoiser.register_forward_hook(note, with_kwargs=True)
     try:
         yield preview
     finally:
         handle.remove()
+
+
+def attention(record: ControlRecord | None) -> dict[str, Image.Image]:
+    """Every subject's map in the last step as a heat map, hottest where it was highest in any step so far."""
+    if record is None or record.images[0].maps is None:
+        return {}
+    (image,) = record.images
+    highest = image.maps.amax((0, 2, 3)).clamp(min=1e-12)
+    scaled = image.maps[-1] / highest[:, None, None]
+    return {
+        word: Image.fromarray(heat_colours(m.numpy())) for word, m in zip(subject_maps(image), scaled, strict=True)
+    }
 
 
 def predicted(pipe: Any, sample: Tensor, timestep: Tensor, output: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from attncontrol.grounding.settings import NAMES, read_grounding
 from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_name, control_to_json, resolve_control
-from attncontrol.models import resolve, tuned_settings
+from attncontrol.models import default_call, resolve, tuned_settings
 
 
 def as_python(recipe: Recipe) -> str:
     """A program that makes the image."""
-    arguments = {
+    arguments = default_call(recipe.model) | {
         "negative_prompt": recipe.negative_prompt or None,
         "num_inference_steps": recipe.steps,
         "guidance_scale": recipe.guidance_scale,

@@ -126,10 +126,12 @@ def data_url(image: Image.Image, kind: str = "PNG") -> str:
 
 
 def live(progress: Progress, controlled: bool) -> dict[str, Any]:
-    """The value while a result is being drawn: the picture that the model predicts so far."""
+    """The value while a result is being drawn: the picture that the model predicts so far, and where it looks."""
     titles = list(TITLES[: 2 if controlled else 1])
     side = titles.index(TITLES[0] if progress.what.endswith("plain") else TITLES[-1])
-    return {"live": {"titles": titles, "side": side, "image": data_url(enlarge(progress.preview, SHOWN_SIDE), "WEBP")}}
+    picture = data_url(enlarge(progress.preview.picture, SHOWN_SIDE), "WEBP")
+    maps = [[word, data_url(image)] for word, image in progress.preview.attention.items()]
+    return {"live": {"titles": titles, "side": side, "image": picture, "maps": maps}}
 
 
 def component(first: dict[str, Any] | None) -> gr.HTML:

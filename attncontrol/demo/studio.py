@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import queue
 import threading
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 from PIL import Image
 
 from attncontrol.families import family_of
@@ -28,13 +30,21 @@ class Cancelled(BaseException):
 
 
 @dataclass(frozen=True)
+class Preview:
+    """The picture that the model predicts so far, and where every word attends in this step, hottest at its peak."""
+
+    picture: Image.Image
+    attention: dict[str, Image.Image]
+
+
+@dataclass(frozen=True)
 class Progress:
-    """How far a job is: steps done of all its steps, what is being made, perhaps the picture predicted so far."""
+    """How far a job is: steps done of all its steps, what is being made, perhaps what is seen of it so far."""
 
     done: int
     total: int
     what: str
-    preview: Image.Image | None = None
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,13 @@ class Studio:
         """The side of the model's images, in pixels."""
         latents = getattr(self.pipe, "default_sample_size", None) or self.pipe.unet.config.sample_size
         return latents * self.pipe.vae_scale_factor
+
+    @property
+    def takes_negative_prompt(self) -> bool:
+        """Whether a negative prompt has an effect: not where guidance is distilled into the model, as in FLUX."""
+        parameters = inspect.signature(getattr(diffusers, self.pipe.stock_name).__call__).parameters
+        scale = parameters.get("true_cfg_scale")
+        return "negative_prompt" in parameters and (scale is None or scale.default > 1)
 
     @property
     def has_gates(self) -> bool:

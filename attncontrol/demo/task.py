@@ -20,6 +20,7 @@ from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.layout import place, read_layout
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import resolve_control, with_settings
+from attncontrol.models import default_call
 from attncontrol.prompt import structure_of
 
 LONGEST = 80  # of a number or a method's name as a visitor writes it, and of what an error quotes of it
@@ -114,6 +115,8 @@ def read_request(
         layout = read_boxes(layout)
     with field("subjects"):
         subjects = read_subject_list(subjects)
+    if negative_prompt and not studio.takes_negative_prompt:
+        raise FieldError("negative_prompt", "this model heeds no negative prompt: leave it empty.")
     return Request(
         studio.model,
         read_text("prompt", prompt, limits, needed=True),
@@ -229,6 +232,9 @@ def read_seed_list(text: str, limits: Limits) -> list[int]:
 def check(studio: Studio, request: Request, methods: MethodSum) -> None:
     """Raises FieldError for subjects, boxes or a method that this prompt does not allow."""
     tokenizer = studio.tokenizer
+    limit = default_call(studio.model).get("max_sequence_length")
+    if limit is not None and (needed := tokenizer.encoders[-1].needed(request.prompt)) > limit:
+        raise FieldError("prompt", f"the prompt needs {needed} tokens; this model reads {limit}: shorten it.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         with field("subjects"):

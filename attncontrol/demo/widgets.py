@@ -41,9 +41,9 @@ def widget(name: str, value: Any, inside: str = "", **options: Any) -> gr.HTML:
 def settings_form(studio: Studio, control: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
     """The value of the settings form of a method or a sum: its settings as form fields, with these values.
 
-    {"method", "fields": [{"name", "kind", "help", "default", "choices", "least"}], "values"}; kind is "number", "yes",
-    "choice" or "text" (for tuples, mappings and whatever may be None). Names are "method.setting" in a sum. Raises
-    ValueError for an unknown method.
+    {"method", "fields": [{"name", "kind", "help", "default", "choices", "least", "most"}], "values"}; kind is
+    "number", "yes", "choice" or "text" (for tuples, mappings and whatever may be None). Names are "method.setting" in
+    a sum. Raises ValueError for an unknown method.
     """
     methods = resolve_control(None if control == PLAIN else control, studio.tuned)
     fields = {}
@@ -65,6 +65,7 @@ def _form_field(cls: type[Method], name: str, default: Any) -> dict[str, Any]:
         "default": _text(default) if kind == "text" else default,
         "choices": choices,
         "least": metadata.get("at_least"),
+        "most": metadata.get("at_most"),
     }
 
 
@@ -93,7 +94,7 @@ def word_groups(studio: Studio, prompt: str, structure: PromptStructure) -> dict
     words = []
     for span in spans:
         positions = [i for i, s in enumerate(tokenized.spans) if s is not None and s[0] < span[1] and span[0] < s[1]]
-        pieces = [tokenized.pieces[i].removesuffix("</w>") for i in positions]
+        pieces = [tokenized.pieces[i].removesuffix("</w>").removeprefix("▁") for i in positions]
         text, indices = prompt[slice(*span)], list(tokenized.token_indices(span))
         unknown = is_unknown(studio.model, text)
         words.append({"text": text, "pieces": pieces, "indices": indices, "unknown": unknown})

@@ -16,7 +16,7 @@ from diffusers.pipelines import auto_pipeline
 from diffusers.utils import BaseOutput
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from attncontrol.control import attach
+from attncontrol.control import AttentionControl, attach
 from attncontrol.editing.pipeline import EditingMixin
 from attncontrol.families import family_of, has_transformer_family
 from attncontrol.grounding import add_on
@@ -59,6 +59,7 @@ class AttentionControlPipeline(EditingMixin):
     also_loads: ClassVar[tuple[str, ...]] = ()  # further stock pipelines whose checkpoints it loads
     tuned_settings: Mapping[str, Mapping[str, Any]] = {}
     _forms: ClassVar[dict[str, type[AttentionControlPipeline]]] = {}
+    _control: AttentionControl | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -219,9 +220,18 @@ class AttentionControlPipeline(EditingMixin):
             memory=memory,
             text_length=kwargs["prompt_embeds"].shape[1] if kwargs.get("prompt_embeds") is not None else None,
         )
-        with control:
-            output = super().__call__(*args, **kwargs)
+        self._control = control
+        try:
+            with control:
+                output = super().__call__(*args, **kwargs)
+        finally:
+            self._control = None
         return self._output(output, control.record)
+
+    @property
+    def control_record(self) -> ControlRecord | None:
+        """What the running call did so far, for its `callback_on_step_end`; None without control or a running call."""
+        return None if self._control is None else self._control.record
 
     def _check_names(self, args: tuple, kwargs: Mapping[str, Any]) -> None:
         """Raises TypeError for a keyword that the stock call does not know, which some swallow without a word."""

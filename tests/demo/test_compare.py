@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from attncontrol.images.recipe import RECIPE_KEY
 from tests.demo.conftest import PATIENCE
-from tests.demo.test_generate import open_part
+from tests.demo.page import open_part
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 

@@ -1,45 +1,59 @@
 """What a newcomer meets first succeeds: the page's first prompt, README's first call, and the default method."""
 
+import functools
 import re
 
 import pytest
-import torch
 
 pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 'attncontrol[demo]'")
 
 from attncontrol import AttentionControlPipeline
 from attncontrol.arguments import DEFAULT_CONTROL
 from attncontrol.demo import examples
+from attncontrol.demo.compare_tab import SEEDS
 from attncontrol.evaluation.oracle import verdict
+from attncontrol.images.drawing import Request, draw
+from attncontrol.losses.combining import resolve_control
+from attncontrol.models import BUNDLED, default_guidance_scale
 from tests.documents import text
 
 
-@pytest.fixture(scope="module")
-def emoji():
-    return AttentionControlPipeline.from_pretrained("emoji")
+@functools.cache
+def pipe(model):
+    return AttentionControlPipeline.from_pretrained(model)
 
 
-def judged(pipe, prompt, control, seed):
-    image = pipe(prompt, control=control, generator=torch.Generator().manual_seed(seed)).images[0]
-    return verdict(prompt, image)
+def judged(model, prompt, control, seed):
+    """The oracle's verdict on the picture that programs draw by default."""
+    request = Request(model, prompt, "", 30, default_guidance_scale(model), None, None)
+    methods = resolve_control(control, pipe(model).tuned_settings)
+    return verdict(prompt, draw(pipe(model), request, methods, seed, lambda _: None).image)
 
 
-def test_the_default_prompt_fails_without_and_succeeds_with_control(emoji):
-    first = examples.first()
-    assert first["method"] == DEFAULT_CONTROL
-    assert not judged(emoji, first["prompt"], None, first["seed"]).all_right
-    assert judged(emoji, first["prompt"], DEFAULT_CONTROL, first["seed"]).all_right
+@pytest.mark.parametrize("model", ["emoji", pytest.param("emoji-flux", marks=pytest.mark.slow)])
+def test_the_page_opens_with_a_prompt_that_fails_without_and_succeeds_with_control(model):
+    first = examples.opening(model)
+    assert first["method"] == DEFAULT_CONTROL and str(first["seed"]) in SEEDS.split(", ")
+    assert not judged(model, first["prompt"], None, first["seed"]).all_right
+    assert judged(model, first["prompt"], DEFAULT_CONTROL, first["seed"]).all_right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", BUNDLED)
+def test_the_first_comparison_succeeds_on_all_its_seeds(model):
+    prompt = examples.opening(model)["prompt"]
+    assert all(judged(model, prompt, DEFAULT_CONTROL, int(seed)).all_right for seed in SEEDS.split(", "))
 
 
 def test_the_readme_begins_with_the_same_picture():
-    page, first = text("README.md"), examples.first()
+    page, first = text("README.md"), examples.opening("emoji")
     assert f"manual_seed({first['seed']})" in page
     call = re.search(r'pipe\("(.+?)", control="(.+?)", generator=generator\)', page)
     assert call.groups() == (first["prompt"], first["method"])
 
 
 @pytest.mark.slow
-def test_the_readmes_first_command_succeeds_with_the_default_method(emoji):
+def test_the_readmes_first_command_succeeds_with_the_default_method():
     prompt = re.search(r'attncontrol compare "(.+?)" --output', text("README.md"))[1]
-    assert not judged(emoji, prompt, None, 0).all_right
-    assert judged(emoji, prompt, DEFAULT_CONTROL, 0).all_right
+    assert not judged("emoji", prompt, None, 0).all_right
+    assert judged("emoji", prompt, DEFAULT_CONTROL, 0).all_right

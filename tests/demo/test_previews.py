@@ -10,6 +10,7 @@ import diffusers
 
 from attncontrol import AttentionControlPipeline
 from attncontrol.demo import previews
+from attncontrol.images.visualize import heat_colours
 from tests import tiny, tiny_transformers
 
 
@@ -28,7 +29,7 @@ def last_preview_and_result(pipe, monkeypatch, **arguments):
             **arguments,
         ).images[0]
     assert len(shown) == 3 and not previews.family_of(pipe).denoiser._forward_hooks
-    return [np.asarray(picture, dtype=int) for picture in (*shown, image)]
+    return [np.asarray(picture, dtype=int) for picture in (*(item.picture for item in shown), image)]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -49,3 +50,25 @@ def test_the_last_preview_of_a_flow_model_is_the_picture(monkeypatch):
     *before, last, image = last_preview_and_result(pipe, monkeypatch)
     assert abs(last - image).max() <= 1
     assert abs(before[0] - image).max() > 1
+
+
+def test_the_attention_of_a_preview_is_that_of_the_step_just_made(pipe, generate, monkeypatch):
+    monkeypatch.setattr(previews, "PREVIEW_SECONDS", 0)
+    monkeypatch.setattr(previews, "PREVIEW_SHARE", 1)
+    shown = []
+    with previews.previews(pipe, 32, 32) as preview:
+        maps = (
+            generate(
+                control="attend-and-excite",
+                record_maps=True,
+                callback_on_step_end=lambda _pipe, _index, _time, tensors: (shown.append(preview()), tensors)[1],
+            )
+            .control.images[0]
+            .maps
+        )
+    assert pipe.control_record is None
+    for step, item in enumerate(shown):
+        assert list(item.attention) == ["cat", "frog"]
+        for word, picture in enumerate(item.attention.values()):
+            expected = heat_colours((maps[step, word] / maps[: step + 1, word].max()).numpy())
+            assert (np.asarray(picture) == expected).all()

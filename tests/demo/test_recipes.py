@@ -1,6 +1,8 @@
 """The programs that the page offers to copy make the page's picture, bit for bit."""
 
+import functools
 import subprocess
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,13 +20,14 @@ from attncontrol.losses import method_classes
 
 pytestmark = pytest.mark.slow  # every program loads the model anew
 
+FLUX = ("conform", "layout-guidance", "none")
 BOXES = {"red crown": [[0.05, 0.2, 0.45, 0.8]], "blue bow": [[0.55, 0.2, 0.95, 0.8]]}
 SHELL = """attncontrol() { printf "%s\\0" "$@"; }\n"""  # what the command line gets after the shell has read it
 
 
-@pytest.fixture(scope="module")
-def studio():
-    return load("emoji", "cpu", "float32")
+@functools.cache
+def studio(model):
+    return load(model, "cpu", "float32")
 
 
 def the_picture(folder):
@@ -35,23 +38,30 @@ def the_picture(folder):
     return pixels
 
 
-@pytest.mark.parametrize("method", [*method_classes(), "auto", "0.3*ebama + syngen", "none"])
-def test_both_programs_give_the_bits_of_the_page(studio, method, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        *product(["emoji"], [*method_classes(), "auto", "0.3*ebama + syngen", "none"]),
+        *product(["emoji-flux"], FLUX),
+    ],
+)
+def test_both_programs_give_the_bits_of_the_page(model, method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    held = studio(model)
     task = read_task(
-        studio,
+        held,
         Limits(),
         prompt="a red crown and a blue bow",
         method=method,
         settings={} if method in ("auto", "none") or "+" in method else {"start": 0.05},
         subjects=[[[2], [3]], [[6], [7]]],
-        layout=BOXES if needs_boxes(studio, method) else None,
+        layout=BOXES if needs_boxes(held, method) else None,
         seed=3,
         steps=6,
         guidance_scale=2.7182818284,
-        negative_prompt="a dog",
+        negative_prompt="a dog" if held.takes_negative_prompt else "",
     )
-    (pair,) = make_pairs(studio, task, lambda _: None)
+    (pair,) = make_pairs(held, task, lambda _: None)
     expected = np.asarray(pair.result.image)
     assert method == "none" or (expected != np.asarray(pair.plain.image)).any()
     recipe = pair.result.recipe

@@ -12,6 +12,7 @@ from attncontrol.demo import examples, verdicts
 from attncontrol.demo.result_view import LARGEST_MAP, sheet_of
 from attncontrol.evaluation.oracle import verdict
 from attncontrol.guidance.record import ImageRecord
+from attncontrol.models import BUNDLED
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
 BIRD, BOTH = [("bird", "right"), ("suitcase", "missing")], [("bird", "right"), ("suitcase", "right")]
@@ -36,19 +37,25 @@ def test_unknown_words_are_those_that_the_bundled_model_was_not_taught():
     assert not verdicts.is_unknown("runwayml/stable-diffusion-v1-5", "castle")
 
 
-@pytest.mark.parametrize("index", range(len(examples.read())))
-def test_the_stored_pictures_show_what_their_cards_say(index):
-    example = examples.read()[index]
+@pytest.mark.parametrize(("model", "index"), [(m, i) for m in BUNDLED for i in range(len(examples.read(m)))])
+def test_the_stored_pictures_show_what_their_cards_say(model, index):
+    example = examples.read(model)[index]
     for side in examples.SIDES:
-        with Image.open(examples.picture_file(index, side)) as image:
+        with Image.open(examples.file(model, f"{index}_{side}.webp")) as image:
             judged = verdict(example["prompt"], image.convert("RGB"))
         for (_, state), present, coloured in zip(example[side], judged.present, judged.coloured, strict=True):
             assert present == (state != verdicts.MISSING)
             assert coloured == (state in (verdicts.RIGHT, verdicts.MISPLACED))
     assert all(state == verdicts.RIGHT for _, state in example["control"])
-    result = examples.result(index)
+    assert any(state != verdicts.RIGHT for _, state in example["plain"])
+    result = examples.result(model, index)
     assert len(result["sides"]) == 2 and result["maps"]["steps"] == 30
     assert bool(result["boxes"]) == ("layout" in example)
+
+
+def test_another_model_than_the_bundled_ones_has_no_examples():
+    assert examples.read("runwayml/stable-diffusion-v1-5") == [] and examples.stored("../stored/emoji") is None
+    assert 'class="card"' not in examples.cards("runwayml/stable-diffusion-v1-5").html_template
 
 
 def test_the_sheet_of_maps_has_a_row_per_side_and_word_and_a_scale_for_both_sides():

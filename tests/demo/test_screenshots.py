@@ -7,7 +7,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
-from tests.demo.test_generate import generate, open_part
+from tests.demo.page import generate, open_part
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 

@@ -4,5 +4,6 @@ element.querySelectorAll(".card").forEach((card) => {
     props.value = { index: Number(card.dataset.index) };
     element.querySelectorAll(".card").forEach((other) => other.setAttribute("aria-pressed", other === card));
     trigger("select");
+    document.getElementById("ask").scrollIntoView({ block: "nearest" }); // on a phone the result is above the cards
   };
 });

@@ -36,6 +36,9 @@ function nextPhrase() {
   return props.value.phrases.find((phrase) => !used.includes(phrase)) ?? props.value.phrases[0] ?? "";
 }
 
+// A typed side, kept on its side of the opposite one.
+const inOrder = (box, at, v) => (at < 2 ? clamp(v, 0, box[at + 2] - SMALLEST) : clamp(v, box[at - 2] + SMALLEST));
+
 function moved([x0, y0, x1, y1], dx, dy) {
   dx = clamp(dx, -x0, 1 - x1);
   dy = clamp(dy, -y0, 1 - y1);
@@ -131,10 +134,10 @@ function rowNode(item, index) {
   name.setAttribute("aria-label", `Words of the prompt for box ${index + 1}`);
   name.onchange = () => change(props.value.boxes.map((other, i) => (i === index ? { ...other, phrase: name.value } : other)));
   const numbers = ["left", "top", "right", "bottom"].map((side, at) => {
-    const box = make("input", { type: "number", min: 0, max: 1, step: 0.01, value: item.box[at] });
+    const box = make("input", { type: "number", min: 0, max: 1, step: 0.01, value: Number(item.box[at].toFixed(3)) });
     box.setAttribute("aria-label", `Box ${index + 1}, ${side}, from 0 to 1`);
     box.title = side;
-    box.onchange = () => change(replaced(index, item.box.with(at, Number(box.value))));
+    box.onchange = () => change(replaced(index, item.box.with(at, inOrder(item.box, at, Number(box.value)))));
     return box;
   });
   const remove = make("button", { type: "button", textContent: "✕", title: "Remove" });

@@ -1,5 +1,5 @@
 // A result: pictures side by side, what became of each thing, attention, boxes, recipe; and a strip of the last ones.
-// props.value: {results: [view], stored} to show, {live: {titles, side, image}} while drawing; see result_view.py.
+// props.value: {results: [view], stored} to show, {live: {titles, side, image, maps: [[word, image]]}} while drawing; see result_view.py.
 const root = element.querySelector(".result-view");
 const make = (tag, attributes = {}, ...children) => {
   const node = Object.assign(document.createElement(tag), attributes);
@@ -123,7 +123,7 @@ function point(index) {
 }
 
 function attention(view) {
-  if (!view.maps) return make("p", { className: "hint", textContent: "No attention maps: the prompt names no subject. Choose one by clicking a word." });
+  if (!view.maps) return make("p", { className: "hint no-attention", textContent: "No attention maps: the prompt names no subject. Choose one by clicking a word." });
   const words = make("div", { className: "line", role: "group" }, make("span", { textContent: "Where does the model look for" }), ...view.maps.words.map(token));
   words.setAttribute("aria-label", "Words whose attention can be shown");
   const button = make("button", { type: "button", className: "play" });
@@ -278,17 +278,36 @@ function show(view) {
   readSheet(view);
 }
 
-function showLive({ titles, side, image }) {
+// Where the model looks just now: the words' maps, below the picture they are of.
+function liveAttention(titles) {
+  const columns = titles.map((title) => {
+    const column = make("div", { className: "line", role: "group" });
+    column.setAttribute("aria-label", `Attention of the step just drawn, ${title}`);
+    return column;
+  });
+  const text = make("span", { textContent: "Where the model looks for each word just now" });
+  return make("div", { className: "attention live" }, make("div", { className: "line" }, text), make("div", { className: `sides of-${titles.length}` }, ...columns));
+}
+
+function showLive({ titles, side, image, maps }) {
   if (!root.classList.contains("busy")) {
     stop();
     [pinned, pointed, over] = [-1, -1, false];
     const blank = (title) => make("figure", {}, make("figcaption", {}, make("b", { textContent: title })), make("div", { className: "frame" }));
     root.querySelector(".sides, .over")?.replaceWith(make("div", { className: `sides of-${titles.length}` }, ...titles.map(blank)));
+    root.querySelectorAll(".attention, .no-attention").forEach((node) => node.remove());
+    root.querySelector(".sides").after(liveAttention(titles));
     root.querySelectorAll(".frame").forEach((node) => (node.style.aspectRatio = shown?.aspect ?? 1));
     root.querySelector(".sentence").textContent = "Drawing: the picture that the model predicts so far.";
     root.classList.add("busy");
   }
   root.querySelectorAll(".frame")[side].replaceChildren(make("img", { src: image, alt: `the forming picture ${titles[side]}` }));
+  const thumbnails = maps.map(([word, map], i) => {
+    const figure = make("figure", { className: "map" }, make("img", { src: map, alt: "" }), make("figcaption", { textContent: word }));
+    figure.dataset.colour = i % 6;
+    return figure;
+  });
+  root.querySelectorAll(".attention.live [role=group]")[side].replaceChildren(...thumbnails);
 }
 
 function update() {

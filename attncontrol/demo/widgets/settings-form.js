@@ -27,6 +27,7 @@ function input(field, id) {
   if (field.kind === "number") {
     box.step = "any";
     if (field.least !== null) box.min = field.least;
+    if (field.most !== null) box.max = field.most;
   }
   box.oninput = () => store(field.name, field.kind === "number" && box.value !== "" ? Number(box.value) : box.value);
   return box;

@@ -1,0 +1,87 @@
+"""The page around other models than `emoji`: the bundled FLUX, and a checkpoint that the oracle knows nothing of."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from attncontrol import AttentionControlPipeline
+from attncontrol.demo import build_demo, examples
+from attncontrol.demo.app import serve
+from attncontrol.demo.studio import Studio, load
+from attncontrol.demo.task import FieldError, read_task
+from tests import tiny
+from tests.demo.conftest import PATIENCE
+from tests.demo.page import generate, open_part, open_recipe
+
+pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return load("emoji-flux", "cpu", "float32")
+
+
+@pytest.fixture
+def page_of(visit, server):
+    """page_of(studio) serves its page and opens it."""
+    demos = []
+
+    def open_page(studio):
+        demos.append(build_demo(studio, server.limits))
+        return visit(address=serve(demos[-1], server.limits, block=False))
+
+    yield open_page
+    for demo in demos:
+        demo.close()
+
+
+def test_the_bundled_flux_has_cards_known_words_verdicts_and_boxes_of_its_own(page_of, flux):
+    page = page_of(flux)
+    first = examples.opening("emoji-flux")
+    expect(page.locator("#prompt textarea")).to_have_value(first["prompt"])
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(first["seed"]))
+    expect(page.locator(".sentence")).to_have_text(examples.result("emoji-flux", 0)["sentence"])
+    expect(page.locator(".word-bank button")).to_have_count(35)
+    open_recipe(page)
+    expect(page.locator("#as-python")).to_contain_text("max_sequence_length=32")
+    boxed = [number for number, example in enumerate(examples.read("emoji-flux")) if "layout" in example]
+    page.locator(".card").nth(boxed[0]).click()
+    expect(page.locator(".sides .box")).to_have_count(4)
+    expect(page.locator(".sides .verdict .no")).not_to_have_count(0)
+    page.locator(".attention .token").first.click()
+    expect(page.locator(".heat").first).to_be_visible()
+    generate(page)
+    expect(page.locator(".sides .verdict")).to_have_count(2)
+    expect(page.locator(".sides .box")).to_have_count(4)
+    expect(page.locator("#negative-prompt")).to_have_count(0)
+    page.locator("#prompt textarea").fill("a castle")
+    expect(page.locator(".subject-words .unknown")).to_have_attribute("title", re.compile("c·a·s·t·l·e$"))
+
+
+def test_what_the_bundled_flux_would_not_heed_or_read_is_refused(flux, server):
+    given = {"prompt": "a cat and a frog", "steps": 2, "guidance_scale": 3.5}
+    with pytest.raises(FieldError, match="heeds no negative prompt"):
+        read_task(flux, server.limits, **given, negative_prompt="a dog")
+    with pytest.raises(FieldError, match="needs 46 tokens; this model reads 32") as error:
+        read_task(flux, server.limits, **{**given, "prompt": "a cat and " * 15})
+    assert error.value.field == "prompt"
+
+
+def test_another_checkpoint_has_no_cards_and_draws_all_the_same(page_of, tmp_path):
+    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
+    studio = Studio(AttentionControlPipeline.from_pretrained(tmp_path / "model"), str(tmp_path / "model"))
+    page = page_of(studio)
+    expect(page.locator("#prompt textarea")).to_have_value(examples.OPENING["prompt"])
+    expect(page.locator(".card")).to_have_count(0)
+    expect(page.locator(".word-bank")).to_have_count(0)
+    expect(page.locator(".result-view img")).to_have_count(0)
+    generate(page)
+    expect(page.locator(".sides .frame img")).to_have_count(2)
+    expect(page.locator(".sides .verdict span")).to_have_count(0)
+    page.locator(".attention .token").first.click()
+    expect(page.locator(".heat").first).to_be_visible()
+    open_part(page, "sampling")
+    expect(page.locator("#negative-prompt")).to_be_visible()
