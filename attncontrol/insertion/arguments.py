@@ -21,7 +21,7 @@ from attncontrol.models import default_call, insertion_settings
 from attncontrol.prompt.align import tokenize
 from attncontrol.prompt.subjects import find_words
 
-ARTICLE = re.compile(r"(an?|the|some)\s+", re.IGNORECASE)
+ARTICLE = re.compile(r"^(an?|the|some)\s+", re.IGNORECASE)
 MAP_BLOCKS = (("joint", (13 / 19, 14 / 19, 18 / 19)), ("single", (23 / 38, 33 / 38)))  # of FLUX.1's 19 and 38
 CALL = {"num_inference_steps": PUBLISHED_STEPS, "guidance_scale": 3.5, "max_sequence_length": 512}
 
@@ -37,7 +37,7 @@ def flux_family(pipe: Any) -> FluxFamily:
     config = family.denoiser.config
     if config.out_channels not in (None, config.in_channels):
         raise ValueError(
-            f"{name} cannot insert: its transformer takes masks or controls beside the latents. Load the text-to-image "
+            f"{name} cannot insert: its transformer takes masks or controls beside the latents. Load a text-to-image "
             "checkpoint of FLUX.1"
         )
     if type(pipe.scheduler) is not FlowMatchEulerDiscreteScheduler or pipe.scheduler.config.stochastic_sampling:
@@ -77,7 +77,7 @@ def read_target(prompt: str, thing: Any, target: Any) -> str:
 
 def _named(thing: str) -> str:
     """A thing without its article."""
-    return ARTICLE.sub("", thing.strip(), count=1) if ARTICLE.match(thing.strip() + " ") else thing.strip()
+    return ARTICLE.sub("", f"{thing.strip()} ", count=1).strip()
 
 
 def subject_positions(family: FluxFamily, thing: str, target: str, published: bool) -> list[int]:
@@ -164,6 +164,6 @@ def check_finite(latents: torch.Tensor, step: int, total: int, what: str) -> Non
     """Raises ValueError, saying the step, if latents are not finite."""
     if not torch.isfinite(latents).all():
         raise ValueError(
-            f"the latents are not finite after call {step} of {total} of the model, in the {what}. A model in float16 may "
-            "overflow: try bfloat16 or float32"
+            f"the latents are not finite after call {step} of {total} of the model, in the {what}. A model in float16 "
+            "may overflow: try bfloat16 or float32"
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt as the transformer reads it: `states` [1, positions, width], `pooled` [1, width], `ids` [positions, 3]."""
+    """A prompt as the transformer reads it: states [1, positions, width], pooled [1, width], ids [positions, 3]."""
 
     states: Tensor
     pooled: Tensor

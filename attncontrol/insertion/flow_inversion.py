@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def invert_flow(latents: Tensor, sigmas: Tensor, velocity: Velocity, iterations:
     """
     path = [latents]
     levels = sigmas.flip(0)
-    for here, there in zip(levels, levels[1:], strict=False):
+    for here, there in pairwise(levels):
         guess, level = path[-1], here
         for _ in range(iterations):
             flow = velocity(guess, level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,7 +45,6 @@ class Inserted:
     target: Tensor
     gamma: float
     mask: Tensor | None = None
-    entering: list[Tensor] = field(default_factory=list)
 
 
 class Inserter:
@@ -122,7 +121,6 @@ class Inserter:
                 latents = torch.cat([path[index], latents[-1:]])
             if index == self.plan.transfer and index > 0:
                 latents = torch.cat([latents[:1], self.flow.noised(clean, noise[1:], index)])
-            run.entering.append(latents)
             velocity = self._velocity(run, latents, velocity, index)
             moved = self.flow.step(latents[-len(velocity) :], velocity, index)
             if self.settings.offset and path is not None and len(moved) > 1:

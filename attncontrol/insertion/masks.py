@@ -68,13 +68,12 @@ def segmented(segmenter: Segmenter, picture: Image.Image, attention: Tensor, mas
     size = (picture.height, picture.width)
     points, box = find_points(attention, mask, size), find_box(mask, size)
     found = torch.as_tensor(segmenter(picture, points, box))
-    found = found[None] if found.ndim == 2 else found
-    if found.ndim != 3 or found.shape[1:] != size:
+    if found.ndim not in (2, 3) or found.shape[-2:] != size:
         raise ValueError(
             f"the segmenter must return a mask [height, width] of the picture's {size[0]}x{size[1]}, or several, not "
             f"{list(found.shape)}"
         )
-    whole = (found != 0).any(0).float().to(attention.device)
+    whole = (found != 0).reshape(-1, *size).any(0).float().to(attention.device)
     covered = F.interpolate(whole[None, None], mask.shape, mode="bilinear")[0, 0]
     return torch.where(covered > LEAST_COVERED, 1.0, covered)
 

@@ -99,13 +99,21 @@ class AddIt(Settings):
         def at(fraction: float) -> int:
             return min(round(fraction * of), steps - 1)
 
+        joint, weigh = round(self.joint_stop * of), None
+        if self.gamma == "auto":
+            weigh = min(max(at(WEIGHED_AT), at(self.transfer)), joint - 1)
+            if weigh < at(self.transfer):
+                raise ValueError(
+                    f"gamma='auto' cannot be found in {steps} steps, since no joint block sees the source after the "
+                    "transfer: take more steps, raise joint_stop, or give a number for gamma, as 1.05"
+                )
         return Plan(
             0 if self.variant == "reference" else at(self.transfer),
-            round(self.joint_stop * of),
+            joint,
             round(self.single_stop * of),
             at(self.transfer),
             tuple(sorted({at(fraction) for fraction in self.blend})),
-            max(at(WEIGHED_AT), at(self.transfer)) if self.gamma == "auto" else None,
+            weigh,
             int(steps - steps * self.settle),
         )
 

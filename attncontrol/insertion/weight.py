@@ -1,4 +1,4 @@
-"""The automatic weight of Add-it: the gamma with which the text looks a little more at the new image than at its source."""
+"""The automatic weight of Add-it: with it the text looks a little more at the new image than at its source."""
 
 from __future__ import annotations
 
