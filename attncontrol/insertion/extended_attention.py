@@ -30,6 +30,7 @@ def extended(key: Tensor, value: Tensor, text: int, gamma: float) -> tuple[Tenso
         value: Likewise.
         text: How many positions are the text's.
         gamma: Weight of the target's own keys.
+
     Returns:
         Both [1, heads, image + positions, dim].
     """
@@ -54,6 +55,7 @@ def text_masses(query: Tensor, keys: Tensor, source: int, scale: float | None = 
         keys: What it sees, [heads, source + text + image, dim].
         source: How many of the keys are the source's.
         scale: Of the scores; 1 / sqrt(dim) by default.
+
     Returns:
         Two numbers: the attention of all text queries, averaged over heads and summed over either image's keys.
     """
@@ -72,6 +74,7 @@ def token_maps(
         tokens: Positions of the text.
         text: How many positions are the text's.
         scale: Of the scores; 1 / sqrt(dim) by default.
+
     Returns:
         From the tokens to the image and from the image to the tokens, both [tokens, image]. Softmaxes are over all
         keys.

@@ -23,6 +23,7 @@ def invert_flow(latents: Tensor, sigmas: Tensor, velocity: Velocity, iterations:
         sigmas: Noise levels [steps + 1], from 1 to 0.
         velocity: The model's, of latents and a noise level.
         iterations: How often each step is taken.
+
     Returns:
         steps + 1 latents, the last of them those given.
     """

@@ -84,8 +84,10 @@ class InsertionMixin:
             max_sequence_length: Of the text, the checkpoint's own by default, else 512.
             output_type: "pil" or "latent".
             on_step: Told the model's calls done, and how many there are at least.
+
         Returns:
             The new image, the scene, and what decided between them.
+
         Raises:
             ValueError: If the pipeline, a prompt, the picture or a value cannot be used, or numbers stop being finite.
             TypeError: If the source is no prompt and no picture, or the settings are none.

@@ -19,6 +19,7 @@ def find_weight(ratio: Callable[[float], float], *, strict: bool = False) -> flo
         ratio: How much more the text looks at the new image than at the source under a gamma.
         strict: Whether it is an error that no gamma reaches the ratio, as in the published code. Otherwise the end
             that comes nearer is taken, with a warning.
+
     Raises:
         ValueError: If `strict` and there is none.
     """
