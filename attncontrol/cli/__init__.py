@@ -10,7 +10,10 @@ import typer
 
 from attncontrol.cli.errors import CommandGroup
 
-COMMANDS = ("generate", "compare", "maps", "methods", "parse", "batch", "evaluate", "report", "edit", "invert", "demo")
+COMMANDS = (
+    "generate", "compare", "maps", "methods", "parse", "batch", "evaluate", "report", "edit", "invert", "insert",
+    "demo",
+)  # fmt: skip
 
 app = typer.Typer(
     name="attncontrol",

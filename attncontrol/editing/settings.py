@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 PUBLISHED_STEPS = 50  # schedules over steps were made for so many
 
@@ -19,7 +19,7 @@ class Settings:
         kinds = get_type_hints(type(self))
         for setting in dataclasses.fields(self):
             value, kind = getattr(self, setting.name), kinds[setting.name]
-            choices = get_args(kind) if get_origin(kind) is not None and isinstance(value, str) else ()
+            choices = _choices(kind) if isinstance(value, str) else ()
             least, most = setting.metadata["at_least"], setting.metadata["at_most"]
             if choices and value not in choices:
                 raise ValueError(f"{setting.name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
@@ -30,6 +30,13 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """All settings by name, of JSON types."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The strings that a type allows: those of a `Literal`, also of one in a union."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(choice for part in get_args(kind) for choice in _choices(part))
 
 
 def _is_in(value: Any, least: float, most: float) -> bool:

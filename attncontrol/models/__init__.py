@@ -55,6 +55,11 @@ def tuned_settings(path: str | Path) -> dict[str, dict[str, Any]]:
     return _beside(path, "control.json")
 
 
+def insertion_settings(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
+    """Settings of `insert` tuned for a checkpoint, for "drawn" scenes and "pictures": `insert.json` beside it."""
+    return _beside(resolve(name_or_path), "insert.json")
+
+
 def has_gates(path: str | Path) -> bool:
     """Whether the UNet of a checkpoint's folder can be told of boxes (docs/grounding.md)."""
     folder = Path(resolve(path))

@@ -23,6 +23,7 @@ from attncontrol.grounding import add_on
 from attncontrol.grounding.settings import Grounding
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.record import ControlRecord
+from attncontrol.insertion.pipeline import InsertionMixin
 from attncontrol.losses.combining import Control
 from attncontrol.losses.registry import nearest
 from attncontrol.models import default_call, resolve, tuned_settings
@@ -43,7 +44,7 @@ class AttentionControlOutput(BaseOutput):
     control: ControlRecord | None = None
 
 
-class AttentionControlPipeline(EditingMixin):
+class AttentionControlPipeline(EditingMixin, InsertionMixin):
     """Text-to-image with test-time cross-attention control.
 
     `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x, XL or 3, FLUX.1, PixArt or
