@@ -82,11 +82,16 @@ def _ground(pipe: Any, grounding: Grounding, targets: Sequence[Target]) -> tuple
 
 def settings_of(pipe: Any) -> dict[str, Any]:
     """Settings by method that replace the published defaults: those tuned for the checkpoint, else the family's."""
-    own, tuned = family_of(pipe).defaults, dict(getattr(pipe, "tuned_settings", None) or {})
+    return settings_for(family_of(pipe), getattr(pipe, "tuned_settings", None) or {})
+
+
+def settings_for(family: Family, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a family and what is tuned for a checkpoint of it."""
+    settings, own = dict(tuned), family.defaults
     for name, cls in method_classes().items() if own else ():
         known = {field.name for field in dataclasses.fields(cls)}
-        tuned.setdefault(name, {key: value for key, value in own.items() if key in known})
-    return tuned
+        settings.setdefault(name, {key: value for key, value in own.items() if key in known})
+    return settings
 
 
 def check_references(family: Family, methods: MethodSum) -> None:
