@@ -37,6 +37,8 @@ TRANSFORMER_SETTINGS: Mapping[str, Any] = {
 
 Without self-attention layers there is nothing for Attention Refocusing's second term.
 """
+FOCUS_METHODS = frozenset({"focus", "attend-and-excite", "conform"})
+"""Methods that FOCUS's published code has for Stable Diffusion 3.5 and FLUX.1 (docs/methods/focus.md)."""
 
 
 class Family(ABC):
@@ -58,6 +60,7 @@ class Family(ABC):
     text: ClassVar[tuple[slice, ...]] = (slice(0, -1),)  # of every text encoder, without its start and last position
     plain_processor: ClassVar[type] = AttnProcessor2_0  # of the layers that perturbed-attention guidance changes
     size_multiple: ClassVar[int] = 16  # of an image's height and width in pixels
+    references: ClassVar[frozenset[str]] = frozenset()  # methods whose reference here is FOCUS's published code
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of methods that have no tuned ones
     longest_text: ClassVar[int]  # most text keys of a call, special tokens and padding included
 
@@ -278,8 +281,6 @@ class BlockFamily(Family):
     """
 
     stacks: ClassVar[tuple[tuple[str, str, str, tuple[float, float]], ...]]
-
-    references: ClassVar[frozenset[str]] = frozenset()  # methods whose published code controls it
 
     def has_reference(self, method: Any) -> bool:
         """Only what `references` names, with a scheduler of flow matching."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attncontrol.attention.layers import Size
-from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
+from attncontrol.families.base import FOCUS_METHODS, TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.packed import PackedFamily
 from attncontrol.prompt.text import TextEncoder
 
@@ -22,7 +22,7 @@ class FluxFamily(PackedFamily):
     defaults = TRANSFORMER_SETTINGS
     longest_text = 512
     plain_calls = (1, 1)
-    references = frozenset({"focus"})
+    references = FOCUS_METHODS
 
     @property
     def tokenizer(self) -> Any:

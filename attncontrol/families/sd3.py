@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 
 from attncontrol.attention.layers import Size
-from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
+from attncontrol.families.base import FOCUS_METHODS, TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder
 
@@ -22,7 +22,7 @@ class StableDiffusion3Family(PatchFamily):
     text = (slice(1, CLIP_KEYS - 1), slice(CLIP_KEYS, -1))
     defaults = TRANSFORMER_SETTINGS
     longest_text = CLIP_KEYS + 256
-    references = frozenset({"focus"})
+    references = FOCUS_METHODS
     plain_processor = JointAttnProcessor2_0
 
     @property
