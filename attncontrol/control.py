@@ -26,6 +26,7 @@ from attncontrol.guidance.targets import Target
 from attncontrol.layout import place, read_layout
 from attncontrol.losses.base import Context, MethodSum
 from attncontrol.losses.combining import Control, resolve_control
+from attncontrol.losses.focus import as_published
 from attncontrol.losses.registry import method_classes
 from attncontrol.prompt import resolve_subjects, structure_of
 from attncontrol.prompt.align import check_second_tokenizer
@@ -74,8 +75,8 @@ def attach(
             image = pipe("a red crown and a blue bow", image=...).images[0]
         control.record.images[0].steps
     """
-    methods = resolve_control(control, settings_of(pipe))
-    check_references(family_of(pipe), methods)
+    settings = settings_of(pipe)
+    methods = with_references(family_of(pipe), resolve_control(control, settings), settings)
     prepared = prepare_targets(pipe, methods, prompt, subjects, layout, parser, text_length)
     run = None
     if (told := read_grounding(grounding)) is not None:
@@ -94,25 +95,36 @@ def _ground(pipe: Any, grounding: Grounding, targets: Sequence[Target]) -> tuple
 
 def settings_of(pipe: Any) -> dict[str, Any]:
     """Settings by method that replace the published defaults: those tuned for the checkpoint, else the family's."""
-    own, tuned = family_of(pipe).defaults, dict(getattr(pipe, "tuned_settings", None) or {})
+    return settings_for(family_of(pipe), getattr(pipe, "tuned_settings", None) or {})
+
+
+def settings_for(family: Family, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a family and what is tuned for a checkpoint of it."""
+    settings, own = dict(tuned), family.defaults
     for name, cls in method_classes().items() if own else ():
         known = {field.name for field in dataclasses.fields(cls)}
-        tuned.setdefault(name, {key: value for key, value in own.items() if key in known})
-    return tuned
+        settings.setdefault(name, {key: value for key, value in own.items() if key in known})
+    return settings
 
 
-def check_references(family: Family, methods: MethodSum) -> None:
-    """Refuses reference variants of methods whose published code knows no such model.
+def with_references(family: Family, methods: MethodSum, own: Mapping[str, Any]) -> MethodSum:
+    """The methods with reference variants as they are published for the family's models.
+
+    `own` are the model's settings by method.
 
     Raises:
-        ValueError: It names the method and the denoiser.
+        ValueError: Where no published code knows such models; it names the method and the denoiser.
     """
-    for _, method in methods.parts:
+    parts = []
+    for weight, method in methods.parts:
         if method.variant == "reference" and not family.has_reference(method):
             raise ValueError(
                 f"{method.name}: no published code controls a {type(family.denoiser).__name__}, so there is no "
                 "variant='reference' of it; leave the setting out"
             )
+        is_focus = method.variant == "reference" and method.name in family.references
+        parts.append((weight, as_published(method, own.get(method.name, {})) if is_focus else method))
+    return MethodSum(tuple(parts))
 
 
 @dataclass

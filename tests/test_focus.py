@@ -10,14 +10,14 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 
-from attncontrol import AttendAndExcite, Focus, SynGen, attach
+from attncontrol import AttendAndExcite, Conform, Focus, SynGen, attach, create_method
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, Deferred, LayerMap
 from attncontrol.losses import Evaluation
 from tests import tiny
 from tests.golden import golden_cases
 from tests.tiny_language import t5_tokenizer
-from tests.tiny_transformers import flux, pixart, quiet, vae
+from tests.tiny_transformers import chroma, flux, pixart, quiet, sd3, vae
 
 PARTS = {"tokenizer": tiny.tokenizer(), "tokenizer_2": tiny.tokenizer(), "tokenizer_3": t5_tokenizer()}
 
@@ -116,3 +116,35 @@ def test_keys_of_the_text_alone_make_maps_of_sum_1():
     layer = Layer("transformer_blocks.0.attn", "joint", True, (2, 2))
     maps = AttentionMaps((LayerMap(layer, Deferred((1, 2, 4, 7), lambda images, queries: torch.rand(1, 2, 4, 7))),))
     assert maps.of([layer], "text").layers[0].probabilities.sum(-1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["attend-and-excite", "conform"])
+@pytest.mark.parametrize("build", [flux, sd3])
+def test_methods_of_unets_are_there_as_focus_publishes_them(build, name):
+    """The criterion with FOCUS's numbers, by name or not, under the method's own name."""
+    pipe, prompt, found = build(), "a red cat and a frog", []
+    own = create_method(name, variant="reference")
+    for control in (Focus(variant="reference", criterion=name), own, {"method": name, "variant": "reference"}):
+        with attach(pipe, control, prompt=prompt) as controlled:
+            call = {"num_inference_steps": 3, "height": 32, "width": 32, "output_type": "latent"}
+            images = pipe(prompt, generator=torch.Generator().manual_seed(0), **call).images
+        steps = controlled.record.images[0].steps
+        found.append((images, [list(step.losses.values()) for step in steps], all(step.moved for step in steps)))
+        assert {key for step in steps for key in step.losses} == {"focus" if control.__class__ is Focus else name}
+    assert found[0][2]
+    for images, losses, moved in found[1:]:
+        assert torch.equal(images, found[0][0]) and losses == found[0][1] and moved
+
+
+def test_published_numbers_are_not_mixed_with_others():
+    control = Conform(variant="reference", stop=0.3, layers="joint.0")
+    message = (
+        "conform: variant='reference' has FOCUS's published numbers .* leave out stop, layers; .*criterion='conform'"
+    )
+    with pytest.raises(ValueError, match=message):
+        attach(flux(), control, prompt="a cat and a frog")
+
+
+def test_focus_publishes_nothing_for_the_kin_of_flux():
+    with pytest.raises(ValueError, match="attend-and-excite: no published code controls a ChromaTransformer2DModel"):
+        attach(chroma(), AttendAndExcite(variant="reference"), prompt="a cat and a frog")

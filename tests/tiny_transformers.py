@@ -125,12 +125,12 @@ def qwen_vae(levels: int = 1) -> AutoencoderKLQwenImage:
     ).eval()  # fmt: skip
 
 
-def flux2_parts() -> dict:
+def flux2_parts(**settings) -> dict:
     """What FLUX.2 and Klein share: 32 px make 8x8 latents of 16 channels; two joint and two single blocks."""
     torch.manual_seed(2)
     transformer = Flux2Transformer2DModel(
         in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=48, axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=32,
+        joint_attention_dim=48, axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=32, **settings,
     ).eval()  # fmt: skip
     torch.manual_seed(3)
     coder = AutoencoderKLFlux2(
@@ -147,7 +147,8 @@ def flux2():
 
 def klein():
     tokenizer = qwen_tokenizer()
-    return quiet(Flux2KleinPipeline(**flux2_parts(), text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer))
+    parts = flux2_parts(guidance_embeds=False)
+    return quiet(Flux2KleinPipeline(**parts, text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer))
 
 
 def z_image(refiners: int = 1):

@@ -82,6 +82,24 @@ class LayerMap:
 
         return _joined(reduced, _pieces(deferred.shape[0], math.prod(deferred.shape[1:])), 0)
 
+    def of_tokens(self, tokens: Sequence[tuple[int, int]]) -> Tensor:
+        """The head maps of some tokens, an image and a position each: [tokens, heads, height * width].
+
+        Deferred ones are computed some queries at a time, again in the backward pass.
+        """
+        if isinstance(self.attention, Tensor):
+            images, positions = index_tensor(tokens, self.attention.device).reshape(-1, 2).T
+            return self.attention[images, :, :, positions]
+        deferred = self.attention
+
+        def chosen(queries: slice) -> Tensor:
+            probabilities = deferred.compute(EVERY, queries)
+            images, positions = index_tensor(tokens, probabilities.device).reshape(-1, 2).T
+            return probabilities[images, :, :, positions]
+
+        count, heads, queries, keys = deferred.shape
+        return _joined(chosen, _pieces(queries, count * heads * keys), 2)
+
     def head_sum(self) -> Tensor:
         """The sum of all head maps: [images, height * width, keys], deferred ones some queries at a time."""
         if isinstance(self.attention, Tensor):

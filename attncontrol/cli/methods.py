@@ -72,26 +72,31 @@ def _details(cls):
 
 
 def _costs(names, model, steps, width, height, dtype):
+    import math
+
     import torch
     from rich.console import Group
     from rich.table import Table
 
+    from attncontrol.control import settings_for
     from attncontrol.guidance.cost import load_weightless, method_cost
     from attncontrol.losses.combining import resolve_control
-    from attncontrol.models import resolve, tuned_settings
+    from attncontrol.models import default_call, resolve, tuned_settings
 
     path = resolve(model)
     with option("--model"):
         family, scale, default = load_weightless(path, getattr(torch, dtype))
-    size = (height // scale if height else default[0], width // scale if width else default[1])
+    call = default_call(path)
+    height, width = height or call.get("height", default[0] * scale), width or call.get("width", default[1] * scale)
+    grid, text = (height // scale, width // scale), call.get("max_sequence_length")
     table = Table(
         "method", "maps", "layers", "guided passes", "arithmetic", "GiB", "GiB, low", box=None, pad_edge=False
     )
-    refused = []
+    refused, settings = [], settings_for(family, tuned_settings(path))
     for name in names:
-        method = resolve_control(name, tuned_settings(path)).parts[0][1]
+        method = resolve_control(name, settings).parts[0][1]
         try:
-            found = method_cost(family, method, size, steps)
+            found = method_cost(family, method, grid, steps, text)
         except ValueError as error:  # a setting of this method does not suit the size
             refused.append(str(error))
             continue
@@ -99,14 +104,15 @@ def _costs(names, model, steps, width, height, dtype):
             _range(*(format(value, form) for value in values))
             for values, form in ((found.passes, "d"), (found.arithmetic, ".2f"))
         )
-        memory = (f"{bytes / 2**30:.2f}" for bytes in (found.fast.peak_bytes, found.low.peak_bytes))
+        memory = (f"{mode.peak_bytes / 2**30:.2f}" if mode else "refused" for mode in (found.fast, found.low))
         shape = "{}x{}".format(*found.layers[0].size)
         table.add_row(name, shape, str(len(found.layers)), passes, arithmetic, *memory)
     if len(refused) == len(names):
         raise ValueError("\n".join(refused))
+    copies = "classifier-free guidance, " if math.prod(family.plain_calls) > 1 else ""
     title = (
-        f"One image of {size[1] * scale}x{size[0] * scale} in {steps} steps with {model}, classifier-free guidance, "
-        f"{dtype}.\nArithmetic of plain sampling = 1; memory above the weights, for plain sampling "
+        f"One image of {width}x{height} in {steps} steps with {model}, {copies}{dtype}.\n"
+        "Arithmetic of plain sampling = 1; memory above the weights, for plain sampling "
         f"{found.plain.peak_bytes / 2**30:.2f} GiB. Ranges: without refinement, and as much as it may do.\n"
     )
     return Group(title, table, *(f"\n{reason}" for reason in refused))

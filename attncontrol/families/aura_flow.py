@@ -24,11 +24,12 @@ class AuraFlowFamily(PatchFamily):
         ("single_transformer_blocks", "single", "attn", (0, 0)),
     )
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 256
 
     @property
     def tokenizer(self) -> Any:
         """T5's of the pile."""
-        return reader(TextEncoder(self.pipe.tokenizer, 256, first=REGISTERS))
+        return reader(TextEncoder(self.pipe.tokenizer, self.longest_text, first=REGISTERS))
 
     def timestep(self, call: Call) -> Tensor:
         """The call's 0 to 1 on the scheduler's scale."""

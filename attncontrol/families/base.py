@@ -6,8 +6,10 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
@@ -35,6 +37,8 @@ TRANSFORMER_SETTINGS: Mapping[str, Any] = {
 
 Without self-attention layers there is nothing for Attention Refocusing's second term.
 """
+FOCUS_METHODS = frozenset({"focus", "attend-and-excite", "conform"})
+"""Methods that FOCUS's published code has for Stable Diffusion 3.5 and FLUX.1 (docs/methods/focus.md)."""
 
 
 class Family(ABC):
@@ -56,7 +60,9 @@ class Family(ABC):
     text: ClassVar[tuple[slice, ...]] = (slice(0, -1),)  # of every text encoder, without its start and last position
     plain_processor: ClassVar[type] = AttnProcessor2_0  # of the layers that perturbed-attention guidance changes
     size_multiple: ClassVar[int] = 16  # of an image's height and width in pixels
+    references: ClassVar[frozenset[str]] = frozenset()  # methods whose reference here is FOCUS's published code
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of methods that have no tuned ones
+    longest_text: ClassVar[int]  # most text keys of a call, special tokens and padding included
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
@@ -70,18 +76,50 @@ class Family(ABC):
         """The denoiser's modules by what guided passes do with them."""
         return Parts.of(self.called)
 
+    # costs
+
     @classmethod
-    def weightless(cls, config: dict[str, Any], dtype: torch.dtype) -> Family:
-        """The family of a denoiser of this configuration, on the meta device, to count costs.
+    def weightless(cls, config: Mapping[str, Any], dtype: torch.dtype) -> Family:
+        """The family of a denoiser of this configuration, on the meta device, to count costs."""
+        known = {key: value for key, value in config.items() if not key.startswith("_")}
+        with torch.device("meta"):
+            denoiser = nn.Module.to(getattr(diffusers, cls.denoisers[0]).from_config(known), dtype).eval()
+        parts = dict.fromkeys(("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "vae"))
+        return cls(SimpleNamespace(**{cls.component: denoiser}, do_classifier_free_guidance=False, **parts))
 
-        Raises:
-            ValueError: If costs of this kind of denoiser cannot be counted.
+    @abstractmethod
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """Arguments of a denoiser call with empty tensors, to count its cost.
+
+        `text` is the number of text keys, the most there are if absent. Raises ValueError for a denoiser that takes
+        other inputs than its family's.
         """
-        raise ValueError(f"the cost of a {cls.denoisers[0]} cannot be counted: that works for Stable Diffusion UNets")
 
-    def example_call(self, images: int, size: Size) -> Call:
-        """Arguments of a denoiser call with empty tensors, to count its cost; raises ValueError as `weightless`."""
-        raise ValueError(f"the cost of a {self.denoisers[0]} cannot be counted: that works for Stable Diffusion UNets")
+    def empty(self, *shape: int) -> Tensor:
+        """A tensor without values on the denoiser's device, of its type."""
+        return torch.empty(*shape, device=self.denoiser.device, dtype=self.denoiser.dtype)
+
+    @property
+    def plain_calls(self) -> tuple[int, int]:
+        """Calls of a step of plain sampling and their rows for an image; 2 in all with classifier-free guidance."""
+        return 1, 2
+
+    @classmethod
+    def latent_pixels(cls, vae: Mapping[str, Any]) -> int:
+        """Pixels of an image on a side of a latent, by the configuration of the autoencoder."""
+        return 2 ** (len(vae["block_out_channels"]) - 1)
+
+    @property
+    def grid_latents(self) -> int:
+        """Latents on a side of an entry of `grid`."""
+        return 1
+
+    @property
+    def usual_grid(self) -> Size:
+        """`grid` of the images that the pipelines draw unless told otherwise."""
+        side = self.denoiser.config.sample_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return height // self.grid_latents, width // self.grid_latents
 
     # text
 
@@ -218,6 +256,14 @@ class Family(ABC):
         parts = [self.part(call, row) for row in range(len(self.latents(call)))]
         return ForwardCapture(self.parts.attention, {layer.name: self.modules[layer.name] for layer in layers}, parts)
 
+    def can_checkpoint(self, layers: Sequence[Layer]) -> bool:
+        """Whether `check_checkpointing` raises nothing."""
+        try:
+            self.check_checkpointing(layers)
+        except ValueError:
+            return False
+        return True
+
     def check_checkpointing(self, layers: Sequence[Layer]) -> None:
         """Raises ValueError if the maps of these layers would be others in low-memory mode."""
         return
@@ -235,8 +281,6 @@ class BlockFamily(Family):
     """
 
     stacks: ClassVar[tuple[tuple[str, str, str, tuple[float, float]], ...]]
-
-    references: ClassVar[frozenset[str]] = frozenset()  # methods whose published code controls it
 
     def has_reference(self, method: Any) -> bool:
         """Only what `references` names, with a scheduler of flow matching."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attncontrol.attention.layers import Size
-from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
+from attncontrol.families.base import FOCUS_METHODS, TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.packed import PackedFamily
 from attncontrol.prompt.text import TextEncoder
 
@@ -20,12 +20,25 @@ class FluxFamily(PackedFamily):
         ("single_transformer_blocks", "single", "attn", (0, 0)),
     )
     defaults = TRANSFORMER_SETTINGS
-    references = frozenset({"focus"})
+    longest_text = 512
+    plain_calls = (1, 1)
+    references = FOCUS_METHODS
 
     @property
     def tokenizer(self) -> Any:
         """T5's: CLIP's text is pooled and has no keys."""
-        return reader(TextEncoder(self.pipe.tokenizer_2, 512))
+        return reader(TextEncoder(self.pipe.tokenizer_2, self.longest_text))
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With position ids, pooled text and the scale of distilled guidance, where the model takes them."""
+        call, config = super().example_call(images, grid, text), self.denoiser.config
+        for ids, states in (("img_ids", "hidden_states"), ("txt_ids", "encoder_hidden_states")):
+            call[ids] = self.empty(call[states].shape[1], 3)
+        if width := config.get("pooled_projection_dim"):
+            call["pooled_projections"] = self.empty(images, width)
+        if config.get("guidance_embeds"):
+            call["guidance"] = self.empty(images)
+        return call
 
     def grid(self, call: Call) -> Size:
         """Height and width in tokens, from the position ids of the picture itself (their first entry is 0)."""

@@ -12,8 +12,6 @@ from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.packed import PackedFamily
 from attncontrol.prompt.text import TextEncoder, chat
 
-LENGTH = 512
-
 
 class Flux2Family(PackedFamily):
     """A pipeline around a `Flux2Transformer2DModel`; tokens of reference pictures lie behind the image's."""
@@ -28,6 +26,7 @@ class Flux2Family(PackedFamily):
         ("single_transformer_blocks", "single", "attn", (0, 0)),
     )
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 512
 
     @property
     def tokenizer(self) -> Any:
@@ -49,8 +48,22 @@ class Flux2Family(PackedFamily):
 
         tokenizer = getattr(processor, "tokenizer", processor)
         left = tokenizer.padding_side == "left"
-        encoder = TextEncoder(tokenizer, LENGTH, render=chat(render), fills_left=left, special_tokens=system is None)
+        encoder = TextEncoder(
+            tokenizer, self.longest_text, render=chat(render), fills_left=left, special_tokens=system is None
+        )
         return reader(encoder)
+
+    @property
+    def plain_calls(self) -> tuple[int, int]:
+        """One where guidance is distilled (dev), two where the negative prompt has its own (Klein)."""
+        return (1 if self.denoiser.config.guidance_embeds else 2), 1
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With position ids and the scale of distilled guidance."""
+        call = super().example_call(images, grid, text)
+        for ids, states in (("img_ids", "hidden_states"), ("txt_ids", "encoder_hidden_states")):
+            call[ids] = self.empty(*call[states].shape[:2], 4)
+        return {**call, "guidance": self.empty(images)} if self.denoiser.config.guidance_embeds else call
 
     def grid(self, call: Call) -> Size:
         """Height and width in tokens, from the position ids of the picture itself (their first entry is 0)."""
@@ -61,5 +74,6 @@ class Flux2Family(PackedFamily):
     def part(self, call: Call, row: int) -> tuple[slice, slice]:
         """Text first, then the image; text filled on the left is counted from its end."""
         image, text = super().part(call, row)
-        first = text.stop - LENGTH if self.tokenizer.encoders[0].fills_left else 0
-        return image, slice(first, text.stop)
+        reads = self.tokenizer
+        fills_left = reads is not None and reads.encoders[0].fills_left
+        return image, slice(text.stop - self.longest_text if fills_left else 0, text.stop)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from diffusers.models.attention import GatedSelfAttentionDense
 from torch import Tensor, nn
 
@@ -77,17 +76,16 @@ class GroundedUNetFamily(GatedUNetFamily):
     def _fuser(self, layer: Layer) -> Any:
         return self.denoiser.get_submodule(layer.name.removesuffix(".attn"))
 
-    def example_call(self, images: int, size: Size) -> Call:
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
         """As `UNetFamily`, with empty boxes."""
-        like = {"device": self.denoiser.device, "dtype": self.denoiser.dtype}
         width = self.denoiser.config.cross_attention_dim
-        call = super().example_call(images, size)
+        call = super().example_call(images, grid, text)
         return with_boxes(
             call,
             {
-                "boxes": torch.empty(images, SLOTS, 4, **like),
-                "positive_embeddings": torch.empty(images, SLOTS, width, **like),
-                "masks": torch.empty(images, SLOTS, **like),
+                "boxes": self.empty(images, SLOTS, 4),
+                "positive_embeddings": self.empty(images, SLOTS, width),
+                "masks": self.empty(images, SLOTS),
             },
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from attncontrol.attention.layers import Size
 from attncontrol.families.base import BlockFamily, Call
 
 
@@ -12,6 +13,23 @@ class PackedFamily(BlockFamily):
 
     True classifier-free guidance is a second call, so a call holds each image once.
     """
+
+    grid_latents = 2
+    usual_grid = (64, 64)
+
+    @property
+    def plain_calls(self) -> tuple[int, int]:
+        """Two: true classifier-free guidance."""
+        return 2, 1
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """Tokens of the image and the text, and the noise level."""
+        config = self.denoiser.config
+        return {
+            "hidden_states": self.empty(images, grid[0] * grid[1], config.in_channels),
+            "encoder_hidden_states": self.empty(images, text or self.longest_text, config.joint_attention_dim),
+            "timestep": self.empty(images),
+        }
 
     def batch_layout(self, call: Call, prompts: int) -> tuple[int, int]:
         """One copy: the negative prompt has a call of its own."""

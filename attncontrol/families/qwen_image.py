@@ -25,6 +25,7 @@ class QwenImageFamily(PackedFamily):
     lora_argument = "attention_kwargs"
     stacks = (("transformer_blocks", "joint", "attn", (10 / 60, 30 / 60)),)
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 512
 
     @property
     def tokenizer(self) -> Any:
@@ -45,6 +46,15 @@ class QwenImageFamily(PackedFamily):
         render = template(pipe.prompt_template_encode)
         length = pipe.tokenizer_max_length
         return reader(TextEncoder(pipe.tokenizer, length, drop=drop, render=render, fills_left=self._edits))
+
+    @classmethod
+    def latent_pixels(cls, vae: Mapping[str, Any]) -> int:
+        """Of an autoencoder of films."""
+        return 2 ** len(vae["temperal_downsample"])
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With the shapes of the pictures."""
+        return {**super().example_call(images, grid, text), "img_shapes": [[(1, *grid)]] * images}
 
     @property
     def _edits(self) -> bool:

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 from diffusers.models.attention_processor import SanaLinearAttnProcessor2_0
 from torch import Tensor
 
+from attncontrol.attention.layers import Size
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder, behind, lowered
-
-LENGTH = 300
 
 
 class SanaFamily(PatchFamily):
@@ -28,6 +27,7 @@ class SanaFamily(PatchFamily):
     size_multiple = 32
     stacks = (("transformer_blocks", "block", "attn2", (3 / 20, 10 / 20)),)
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 300
     plain_processor = SanaLinearAttnProcessor2_0
 
     @property
@@ -38,7 +38,22 @@ class SanaFamily(PatchFamily):
             return None
         instruction = "\n".join(self._instruction())
         drop = len(tokenizer.encode(instruction)) - 2
-        return reader(TextEncoder(tokenizer, LENGTH, drop=drop, render=behind(instruction, lowered)))
+        return reader(TextEncoder(tokenizer, self.longest_text, drop=drop, render=behind(instruction, lowered)))
+
+    @classmethod
+    def latent_pixels(cls, vae: Mapping[str, Any]) -> int:
+        """Of an autoencoder whose halves differ."""
+        return 2 ** (len(vae["encoder_block_out_channels"]) - 1)
+
+    @property
+    def text_channels(self) -> int:
+        """Gemma's."""
+        return self.denoiser.config.caption_channels
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With the text's mask."""
+        call = super().example_call(images, grid, text)
+        return {**call, "encoder_attention_mask": self.empty(*call["encoder_hidden_states"].shape[:2])}
 
     def _instruction(self) -> list[str]:
         """The lines that the stock pipeline puts in front of a prompt."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 
-from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
+from attncontrol.attention.layers import Size
+from attncontrol.families.base import FOCUS_METHODS, TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder
 
@@ -20,15 +21,20 @@ class StableDiffusion3Family(PatchFamily):
     stacks = (("transformer_blocks", "joint", "attn", (4 / 24, 12 / 24)),)
     text = (slice(1, CLIP_KEYS - 1), slice(CLIP_KEYS, -1))
     defaults = TRANSFORMER_SETTINGS
-    references = frozenset({"focus"})
+    longest_text = CLIP_KEYS + 256
+    references = FOCUS_METHODS
     plain_processor = JointAttnProcessor2_0
 
     @property
     def tokenizer(self) -> Any:
         """CLIP's at 0, T5's behind it."""
-        return reader(
-            TextEncoder(self.pipe.tokenizer, CLIP_KEYS), TextEncoder(self.pipe.tokenizer_3, 256, first=CLIP_KEYS)
-        )
+        t5 = TextEncoder(self.pipe.tokenizer_3, self.longest_text - CLIP_KEYS, first=CLIP_KEYS)
+        return reader(TextEncoder(self.pipe.tokenizer, CLIP_KEYS), t5)
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With CLIP's pooled text."""
+        call = super().example_call(images, grid, text)
+        return {**call, "pooled_projections": self.empty(images, self.denoiser.config.pooled_projection_dim)}
 
     def part(self, call: Call, row: int) -> tuple[slice, slice]:
         """The image first, then the text."""

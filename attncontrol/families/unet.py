@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from attncontrol.attention.capture import Capture
@@ -29,15 +27,11 @@ class UNetFamily(Family):
     default_places: tuple[Place, ...] = UNET_PLACES  # where methods look unless told otherwise
 
     @classmethod
-    def weightless(cls, config: dict[str, Any], dtype: torch.dtype) -> UNetFamily:
-        """The family of a UNet of this configuration, on the meta device."""
-        known = {key: value for key, value in config.items() if not key.startswith("_")}
-        if known.get("encoder_hid_dim_type") == "ip_image_proj":  # an IP-Adapter that was loaded into it
-            known |= {"encoder_hid_dim_type": None, "encoder_hid_dim": None}
-        with torch.device("meta"):
-            unet = nn.Module.to(UNet2DConditionModel.from_config(known), dtype).eval()
-        parts = dict.fromkeys(("tokenizer", "tokenizer_2", "text_encoder", "vae"))
-        return cls(SimpleNamespace(unet=unet, do_classifier_free_guidance=False, **parts))
+    def weightless(cls, config: Mapping[str, Any], dtype: torch.dtype) -> Family:
+        """As of every family, without an IP-Adapter that was loaded into the UNet."""
+        if config.get("encoder_hid_dim_type") == "ip_image_proj":
+            config = {**config, "encoder_hid_dim_type": None, "encoder_hid_dim": None}
+        return super().weightless(config, dtype)
 
     @property
     def tokenizers(self) -> list[Any]:
@@ -66,24 +60,23 @@ class UNetFamily(Family):
         vae = getattr(self.pipe, "vae", None)
         return vae.config.latent_channels if vae is not None else self.denoiser.config.out_channels
 
-    def example_call(self, images: int, size: Size) -> dict[str, Any]:
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
         """Arguments of a denoiser call with empty tensors, to count its cost. Raises ValueError for other UNets."""
-        config, like = self.denoiser.config, {"device": self.denoiser.device, "dtype": self.denoiser.dtype}
+        config = self.denoiser.config
         if not isinstance(config.cross_attention_dim, int):
             raise ValueError("a UNet with several kinds of text states is not one of Stable Diffusion")
         call = {
-            "sample": torch.empty(images, config.in_channels, *size, **like),
+            "sample": self.empty(images, config.in_channels, *grid),
             "timestep": torch.ones((), device=self.denoiser.device),
-            "encoder_hidden_states": torch.empty(images, self.text_length, config.cross_attention_dim, **like),
+            "encoder_hidden_states": self.empty(images, text or self.text_length, config.cross_attention_dim),
         }
         if config.addition_embed_type == "text_time":
             ids = 6  # how the width is shared between them and the text does not matter
             width = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
-            conditions = {
-                "text_embeds": torch.empty(images, width, **like),
-                "time_ids": torch.empty(images, ids, **like),
+            call["added_cond_kwargs"] = {
+                "text_embeds": self.empty(images, width),
+                "time_ids": self.empty(images, ids),
             }
-            call["added_cond_kwargs"] = conditions
         return call
 
     def latents(self, call: Call) -> Tensor:

@@ -13,6 +13,7 @@ from attncontrol.families.base import TRANSFORMER_SETTINGS, BlockFamily, Call, r
 from attncontrol.prompt.text import TextEncoder, chat
 
 PADDED_TO = 32
+PATCH = 2
 
 
 class ZImageFamily(BlockFamily):
@@ -28,6 +29,9 @@ class ZImageFamily(BlockFamily):
     latents_argument = "x"
     stacks = (("layers", "single", "attention", (5 / 30, 15 / 30)),)
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 512
+    grid_latents = PATCH
+    usual_grid = (64, 64)
 
     @property
     def tokenizer(self) -> Any:
@@ -42,7 +46,16 @@ class ZImageFamily(BlockFamily):
                 messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
             )
 
-        return reader(TextEncoder(tokenizer, 512, render=chat(render)))
+        return reader(TextEncoder(tokenizer, self.longest_text, render=chat(render)))
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """Lists of latents and of text, and the noise level."""
+        config, sides = self.denoiser.config, [side * PATCH for side in grid]
+        return {
+            "x": [self.empty(config.in_channels, 1, *sides) for _ in range(images)],
+            "t": self.empty(images),
+            "cap_feats": [self.empty(text or self.longest_text, config.cap_feat_dim) for _ in range(images)],
+        }
 
     def latents(self, call: Call) -> Tensor:
         """All rows in one tensor, without their axis of frames."""
@@ -68,7 +81,7 @@ class ZImageFamily(BlockFamily):
 
     def grid(self, call: Call) -> Size:
         """Height and width in patches."""
-        patch = call.get("patch_size", 2)
+        patch = call.get("patch_size", PATCH)
         height, width = call["x"][0].shape[-2:]
         return height // patch, width // patch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -12,14 +13,16 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
+from attncontrol.attention.capture import attention_arguments
 from attncontrol.attention.layers import Layer, Size
+from attncontrol.attention.maps import LayerMap
 from attncontrol.families import family_of_checkpoint
 from attncontrol.families.base import Family
 from attncontrol.guidance.guided_pass import GuidedPass
@@ -44,31 +47,39 @@ class Cost:
     peak_bytes: int
 
 
-def guided_cost(family: Family, size: Size, layers: Sequence[Layer], low_memory: bool = False) -> Cost:
-    """Counts one guided pass of one image: the forward up to the last of the layers, and its backward to the latents.
-
-    The losses themselves are left out, they are small; so are adapters and ControlNets. Counted with fused attention
-    wherever maps are not read.
+def guided_cost(
+    family: Family, grid: Size, layers: Sequence[Layer], low_memory: bool = False, text: int | None = None
+) -> Cost:
+    """One guided pass of one image: the forward up to the last of the layers, and its backward to the latents.
 
     Args:
-        family: Of the denoiser; its weights may be on the meta device.
-        size: (height, width) of the latents.
-        layers: Those that are captured.
-        low_memory: Whether activations are recomputed in the backward pass.
+        family: That of the model.
+        grid: (height, width) of the latents, of a transformer in patches.
+        layers: Those whose maps are read.
+        low_memory: Whether activations are recomputed.
+        text: Text keys; the most that the family's pipelines use if absent.
+
+    Returns:
+        What it costs with fused attention wherever maps are not read. The losses themselves are left out, they are
+        small; so are adapters, ControlNets and reference pictures.
 
     Raises:
-        ValueError: For a UNet that takes other inputs than Stable Diffusion's.
+        ValueError: For a UNet that takes other inputs than Stable Diffusion's, and where `low_memory` is refused.
     """
-    names = tuple(layer.name for layer in layers)
-    return _count(type(family), _described(family), size, family.denoiser.dtype, names, low_memory)
+    return _count(_Pass.of(family, grid, text, tuple(layer.name for layer in layers), low_memory))
 
 
-def plain_cost(family: Family, size: Size, images: int = 2) -> Cost:
-    """One ordinary forward of some images, 2 being one image with classifier-free guidance. See `guided_cost`."""
-    return _count(type(family), _described(family), size, family.denoiser.dtype, None, images=images)
+def plain_cost(family: Family, grid: Size, images: int | None = None, text: int | None = None) -> Cost:
+    """One ordinary forward of so many rows; if absent, the calls of one step of plain sampling for one image.
+
+    See `guided_cost`.
+    """
+    calls, rows = family.plain_calls if images is None else (1, images)
+    call = _count(_Pass.of(family, grid, text, rows=rows))
+    return dataclasses.replace(call, operations=calls * call.operations)
 
 
-def fits_in_memory(family: Family, size: Size, layers: Sequence[Layer], images: int, device: torch.device) -> bool:
+def fits_in_memory(family: Family, grid: Size, layers: Sequence[Layer], images: int, device: torch.device) -> bool:
     """Whether a guided pass of so many images at once, with all its activations, fits into what a device has free.
 
     True where it cannot be known: devices that do not tell, UNets that cannot be counted.
@@ -77,7 +88,7 @@ def fits_in_memory(family: Family, size: Size, layers: Sequence[Layer], images: 
     if free is None:
         return True
     try:
-        needed = images * guided_cost(family, size, layers).peak_bytes
+        needed = images * guided_cost(family, grid, layers).peak_bytes
     except ValueError:
         return True
     return needed <= USABLE * free
@@ -99,11 +110,11 @@ def free_bytes(device: torch.device) -> int | None:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """What a method costs for one image with classifier-free guidance.
+    """What a method costs for one image.
 
     `passes`: the fewest and the most guided passes of a run, depending on how refinement goes; `arithmetic`: the
     operations of such runs, of those of plain sampling; the costs of a plain step and of a guided pass in both memory
-    modes.
+    modes; `low` is None where the model refuses it.
     """
 
     layers: tuple[Layer, ...]
@@ -111,13 +122,14 @@ class MethodCost:
     arithmetic: tuple[float, float]
     plain: Cost
     fast: Cost
-    low: Cost
+    low: Cost | None
 
 
-def method_cost(family: Family, method: Method, size: Size, steps: int = 50) -> MethodCost:
-    """What a method costs a model; `size` is (height, width) of the latents. Raises ValueError as `guided_cost`."""
-    layers = method.select_layers(family.layers(size))
-    plain, fast, low = plain_cost(family, size), *(guided_cost(family, size, layers, low) for low in (False, True))
+def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, text: int | None = None) -> MethodCost:
+    """What a method costs a model; `grid`, `text` and what is raised as in `guided_cost`."""
+    layers = method.select_layers(family.layers(grid))
+    plain, fast = plain_cost(family, grid, text=text), guided_cost(family, grid, layers, text=text)
+    low = guided_cost(family, grid, layers, True, text) if family.can_checkpoint(layers) else None
     passes = guided_passes(method, steps)
     arithmetic = tuple(1 + n * fast.operations / (steps * plain.operations) for n in passes)
     return MethodCost(tuple(layers), passes, arithmetic, plain, fast, low)
@@ -151,68 +163,95 @@ def _passes_of_step(method: Method, context: Context, reading: Reading) -> int:
     return passes + (not evaluated and method.plain_step_size(context) > 0)
 
 
-def _described(family: Family) -> str:
-    return json.dumps(dict(family.denoiser.config), sort_keys=True, default=str)
-
-
 def load_weightless(path: str, dtype: torch.dtype) -> tuple[Family, int, Size]:
-    """The family of a checkpoint from its configurations alone, the pixels of a latent, and the latents' usual size.
+    """The family of a checkpoint from its configurations alone, the pixels of an entry of its grid, its usual grid.
 
     Raises:
-        ValueError: For a folder or id that is no checkpoint with a UNet.
+        ValueError: For a folder or id that is no checkpoint of a family.
     """
     try:
         index = DiffusionPipeline.load_config(path)
-        unet = UNet2DConditionModel.load_config(path, subfolder="unet")
-        vae = AutoencoderKL.load_config(path, subfolder="vae")
+        component = next((name for name in ("transformer", "unet") if (index.get(name) or [None])[0]), "unet")
+        config, vae = (AutoencoderKL.load_config(path, subfolder=part) for part in (component, "vae"))  # of any model
     except OSError as error:
-        raise ValueError(f"no Stable Diffusion checkpoint at {path!r}: {error}") from error
-    side = unet["sample_size"]
-    size = (side, side) if isinstance(side, int) else tuple(side)
-    family = family_of_checkpoint(index, unet).weightless(unet, dtype)
-    return family, 2 ** (len(vae["block_out_channels"]) - 1), size
+        raise ValueError(f"no diffusers checkpoint at {path!r}: {error}") from error
+    family = family_of_checkpoint(index, config).weightless(config, dtype)
+    return family, family.latent_pixels(vae) * family.grid_latents, family.usual_grid
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What is counted: a guided pass up to the last of some layers, or with `layers` None an ordinary forward."""
+
+    kind: type[Family]
+    config: str
+    dtype: torch.dtype
+    grid: Size
+    text: int | None
+    layers: tuple[str, ...] | None
+    low_memory: bool
+    rows: int
+
+    @classmethod
+    def of(
+        cls,
+        family: Family,
+        grid: Size,
+        text: int | None,
+        layers: tuple[str, ...] | None = None,
+        low_memory: bool = False,
+        rows: int = 1,
+    ) -> _Pass:
+        config = json.dumps(dict(family.denoiser.config), sort_keys=True, default=str)
+        return cls(type(family), config, family.denoiser.dtype, grid, text, layers, low_memory, rows)
 
 
 @functools.lru_cache(maxsize=64)
-def _count(
-    kind: type[Family],
-    config: str,
-    size: Size,
-    dtype: torch.dtype,
-    layers: tuple[str, ...] | None,
-    low_memory: bool = False,
-    images: int = 1,
-) -> Cost:
-    family = kind.weightless(json.loads(config), dtype)
-    for module in family.attention_modules().values():
-        module.forward = _fused(module.forward)
-    kept, operations, memory = 0, FlopCounterMode(display=False), _MemoryCounter(family.denoiser)
-    with torch.device("meta"), torch.inference_mode(False), torch.set_grad_enabled(layers is not None):
-        call = family.example_call(images, size)
-        if layers is None:
-            with operations, memory:
+def _count(counted: _Pass) -> Cost:
+    family = counted.kind.weightless(json.loads(counted.config), counted.dtype)
+    family.grid = lambda call: counted.grid  # type: ignore[method-assign]  # position ids have no values here
+    for module in family.denoiser.modules():
+        if any(hasattr(child, "processor") for child in module.children()):
+            module.forward = _fused(module.forward)
+    kept, counter = 0, _Counter(family.denoiser)
+    with torch.device("meta"), torch.inference_mode(False), torch.set_grad_enabled(counted.layers is not None):
+        call = family.example_call(counted.rows, counted.grid, counted.text)
+        if counted.layers is None:
+            with counter:
                 family.denoiser(**call)
         else:
-            chosen = [layer for layer in family.layers(size) if layer.name in layers]
-            pass_ = GuidedPass(family, call, chosen, low_memory)
-            with operations, memory, pass_.run(pass_.start, [0]) as (leaf, maps):
-                kept = memory.now
-                total = torch.stack([layer.reduce(lambda p, _: p.sum()[None]).sum() for layer in maps.layers]).sum()
+            chosen = [layer for layer in family.layers(counted.grid) if layer.name in counted.layers]
+            pass_ = GuidedPass(family, call, chosen, counted.low_memory)
+            with counter, pass_.run(pass_.start, [0]) as (leaf, maps):
+                kept = counter.now
+                total = torch.stack([_read(layer).sum() for layer in maps.layers]).sum()
                 torch.autograd.grad(total, leaf)
-    return Cost(operations.get_total_flops(), kept, memory.peak)
+    return Cost(counter.operations, kept, counter.peak)
 
 
-class _MemoryCounter(TorchDispatchMode):
-    """The most bytes of tensors that were made under it and were alive at one time, without a module's weights."""
+def _read(layer: LayerMap) -> Tensor:
+    """What methods make of a layer's maps: the sum over heads, some queries at a time; of self-attention less."""
+    return layer.head_sum() if layer.layer.is_cross else layer.reduce(lambda p, _: p.sum()[None])
+
+
+class _Counter(TorchDispatchMode):
+    """Floating-point operations, and bytes of tensors that were made under it and are alive, without the weights.
+
+    Not `FlopCounterMode`, which keeps tensors alive that checkpointing recomputes.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.operations = self.now = self.peak = 0
         weights = (*module.parameters(), *module.buffers())
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in weights)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return tree_map_only(Tensor, self._add, func(*args, **(kwargs or {})))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func.overloadpacket in flop_registry:
+            self.operations += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+        return tree_map_only(Tensor, self._add, out)
 
     def _add(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -227,11 +266,11 @@ class _MemoryCounter(TorchDispatchMode):
         self.now -= size
 
 
-def _fused(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A layer's forward under `_FusedAttention`, also where checkpointing calls it again."""
+def _fused(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A block's forward under `_FusedAttention`, also where checkpointing calls it again."""
 
     @functools.wraps(forward)
-    def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         with _FusedAttention():
             return forward(*args, **kwargs)
 
@@ -245,6 +284,9 @@ class _FusedAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        query, key, value = args[:3] if len(args) >= 3 else (kwargs["query"], kwargs["key"], kwargs["value"])
+        query, key, value, *_ = attention_arguments(args, kwargs)
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
         compute_logsumexp = torch.is_grad_enabled()
         return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, compute_logsumexp)[0]

@@ -117,7 +117,7 @@ class Engine:
         if self.memory == "auto":
             size, device = self.family.grid(guided.call), guided.start.device
             fits = fits_in_memory(self.family, size, guided.layers, guided.images, device)
-            self.memory = "fast" if fits else "low"
+            self.memory = "fast" if fits or not self.family.can_checkpoint(guided.layers) else "low"
         return self.memory == "low"
 
     def _start_run(self, images: int) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, Owners, index_tensor, on_device
-from attncontrol.losses.base import Context, Evaluation, option
+from attncontrol.losses.base import Context, Evaluation, Method, option
 from attncontrol.losses.common import SmoothedMaps
 from attncontrol.losses.conform import nt_xent_loss
-from attncontrol.losses.registry import register
+from attncontrol.losses.registry import create_method, register
 from attncontrol.losses.words import distributions
 
 EPSILON = 1e-10  # inside logarithms
@@ -205,3 +205,38 @@ class Focus(SmoothedMaps):
         now, following = context.noise
         strength = 2 * (now + OFFSET) / (1 - now + OFFSET)
         return self.step_size * strength * now * abs(following - now)
+
+
+class PublishedAttendAndExcite(Focus):
+    """Attend-and-Excite as FOCUS's published code has it for Stable Diffusion 3.5 and FLUX.1."""
+
+    name = "attend-and-excite"
+
+
+class PublishedConform(Focus):
+    """CONFORM, likewise."""
+
+    name = "conform"
+
+
+def as_published(method: Method, own: Mapping[str, Any]) -> Method:
+    """The reference variant of a method on a model that FOCUS's published code controls (docs/methods/focus.md).
+
+    Args:
+        method: FOCUS, which stays as it is, or a method that its code has as a criterion.
+        own: The model's settings of the method, which say nothing here.
+
+    Raises:
+        ValueError: If other settings were chosen: all numbers are FOCUS's.
+    """
+    if isinstance(method, Focus):
+        return method
+    published = {cls.name: cls for cls in (PublishedAttendAndExcite, PublishedConform)}[method.name]
+    unchosen = [create_method(method.name, **settings).settings() for settings in ({}, own)]
+    chosen = [name for name, value in method.settings().items() if value not in [known[name] for known in unchosen]]
+    if wrong := [name for name in chosen if name != "variant"]:
+        raise ValueError(
+            f"{method.name}: variant='reference' has FOCUS's published numbers on this model, so leave out "
+            f"{', '.join(wrong)}; to change them use focus with variant='reference' and criterion={method.name!r}"
+        )
+    return published(variant="reference", criterion=method.name)

@@ -9,30 +9,27 @@ import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer
-from attncontrol.attention.maps import AttentionMaps, Owners, index_tensor, on_device
+from attncontrol.attention.maps import AttentionMaps, Owners, on_device
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
 from attncontrol.losses.layout_method import LayoutMethod
 from attncontrol.losses.registry import register
 
 
-def layout_guidance_terms(attention: Tensor, positions: Sequence[tuple[int, int, int]], masks: Tensor) -> Tensor:
+def layout_guidance_terms(maps: Tensor, masks: Tensor) -> Tensor:
     """Squared share of attention outside an object's region, for one layer.
 
     See docs/methods/layout_guidance.md, section 1.
 
     Args:
-        attention: Probabilities [images, heads, pixels, text positions].
-        positions: For every token an image, the object among those of all images, and the token's position.
-        masks: The union of every object's regions, bool [objects, pixels].
+        maps: Head maps of tokens, probabilities [tokens, heads, pixels].
+        masks: The union of the regions of every token's object, bool [tokens, pixels].
 
     Returns:
         The mean over heads, in 0..1: [tokens]. A token without any attention counts as wholly outside, with gradient
         0.
     """
-    images, objects, tokens = index_tensor(positions, attention.device).reshape(-1, 3).T
-    maps = attention[images, :, :, tokens]
     total = maps.sum(-1)
-    inside = (maps * masks[objects][:, None]).sum(-1) / torch.where(total == 0, 1, total)
+    inside = (maps * masks[:, None]).sum(-1) / torch.where(total == 0, 1, total)
     return ((1 - inside) ** 2).mean(-1)
 
 
@@ -84,9 +81,9 @@ class LayoutGuidance(LayoutMethod):
         tokens = Owners(tuple(number for _, number, _ in positions), len(placed))
         losses = []
         for layer in maps.cross():
+            own = layer.of_tokens([(image, position) for image, _, position in positions])
             masks = self.unions([regions for *_, regions in placed], layer.layer.size).flatten(1)
-            attention = layer.probabilities
-            terms = layout_guidance_terms(attention, positions, on_device(masks, attention.device))
+            terms = layout_guidance_terms(own, on_device(masks[list(tokens.images)], own.device))
             losses.append(objects.mean(tokens.mean(terms)))
         return Evaluation(sum(losses[1:], losses[0]) / len(losses))
 

@@ -156,5 +156,5 @@ def test_a_checkpoint_is_counted_without_its_weights(tmp_path):
     family, scale, size = cost.load_weightless(str(tmp_path), torch.float32)
     assert (type(family).__name__, scale, size) == ("XLFamily", 2, (16, 16))
     assert cost.method_cost(family, create_method("syngen"), size).passes == (25, 25)
-    with pytest.raises(ValueError, match="no Stable Diffusion checkpoint"):
+    with pytest.raises(ValueError, match="no diffusers checkpoint"):
         cost.load_weightless(str(tmp_path / "nowhere"), torch.float32)

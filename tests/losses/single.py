@@ -101,6 +101,7 @@ def sar_loss(attention: Tensor, boxes: Tensor, objects: int) -> Tensor:
 
 def layout_guidance_loss(attention: Tensor, objects: Sequence[Sequence[int]], masks: Tensor) -> Tensor:
     """A scalar from [heads, pixels, positions]: the mean over objects of the mean over their positions."""
-    positions = [(0, number, i) for number, own in enumerate(objects) for i in own]
-    terms = layout_guidance.layout_guidance_terms(attention[None], positions, masks)
+    numbers = [number for number, own in enumerate(objects) for _ in own]
+    maps = attention[:, :, [i for own in objects for i in own]].movedim(-1, 0)
+    terms = layout_guidance.layout_guidance_terms(maps, masks[numbers])
     return torch.stack([part.mean() for part in terms.split([len(own) for own in objects])]).mean()
