@@ -16,6 +16,7 @@ from torch import Tensor
 from attncontrol.families import family_of, grounded_family
 from attncontrol.families.base import Family
 from attncontrol.families.compiled import before_call
+from attncontrol.families.modular import see_runs, stock_like
 from attncontrol.grounding.run import GroundedRun, check_phrases, grounded_boxes
 from attncontrol.grounding.settings import Grounding, read_grounding
 from attncontrol.guidance.cost import Memory
@@ -46,7 +47,8 @@ def attach(
 ) -> AttentionControl:
     """Controls every call of a diffusers pipeline made inside a `with` block.
 
-    pipe: any pipeline around a Stable Diffusion UNet (text-to-image, image-to-image, inpainting, ControlNet, ...).
+    pipe: any pipeline around a Stable Diffusion UNet (text-to-image, image-to-image, inpainting, ControlNet, ...) or a
+    diffusion transformer, stock or modular.
     control: a method's name, a method, or methods added up. prompt: the prompt, or the list of them, that the pipeline
     will be called with. subjects: words or phrases of the prompt, token indices, or groups; parsed from the prompt if
     absent; for a list of prompts one entry per prompt. layout: boxes per phrase, in 0..1, likewise. grounding: True,
@@ -62,6 +64,7 @@ def attach(
             image = pipe("a red crown and a blue bow", image=...).images[0]
         control.record.images[0].steps
     """
+    pipe = stock_like(pipe)
     methods = resolve_control(control, settings_of(pipe))
     check_references(family_of(pipe), methods)
     prepared = prepare_targets(pipe, methods, prompt, subjects, layout, parser, text_length)
@@ -156,6 +159,7 @@ class AttentionControl:
         if self._grounding is not None:
             self._grounding.install()
         self._hook()
+        self._end_of_runs = see_runs(self.pipe)
         self._prompt_is_checked = False
         if hasattr(self.pipe, "encode_prompt"):
             self.pipe.encode_prompt = self._checking(self.pipe.encode_prompt)
@@ -165,6 +169,7 @@ class AttentionControl:
 
     def __exit__(self, *exception: Any) -> None:
         self._unhook()
+        self._end_of_runs()
         if self._grounding is not None:
             self._grounding.remove()
         for name in ("step", "set_timesteps"):
