@@ -16,6 +16,7 @@ from torch import Tensor
 from attncontrol.families import family_of, grounded_family
 from attncontrol.families.base import Family
 from attncontrol.families.compiled import before_call
+from attncontrol.families.modular import see_runs, stock_like
 from attncontrol.grounding.run import GroundedRun, check_phrases, grounded_boxes
 from attncontrol.grounding.settings import Grounding, read_grounding
 from attncontrol.guidance.cost import Memory
@@ -49,7 +50,7 @@ def attach(
 
     Args:
         pipe: Any pipeline around a Stable Diffusion UNet (text-to-image, image-to-image, inpainting, ControlNet, ...)
-            or a transformer of docs/works_with.md. It is left as it was when the block ends.
+            or a transformer of docs/works_with.md, stock or modular. It is left as it was when the block ends.
         control: A method's name, a method, or methods added up: "syngen", "conform + 0.5*syngen", `SynGen(stop=0.3)`.
         prompt: The prompt, or the list of them, that the pipeline will be called with.
         subjects: Words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if absent.
@@ -75,6 +76,7 @@ def attach(
             image = pipe("a red crown and a blue bow", image=...).images[0]
         control.record.images[0].steps
     """
+    pipe = stock_like(pipe)
     settings = settings_of(pipe)
     methods = with_references(family_of(pipe), resolve_control(control, settings), settings)
     prepared = prepare_targets(pipe, methods, prompt, subjects, layout, parser, text_length)
@@ -184,6 +186,7 @@ class AttentionControl:
         if self._grounding is not None:
             self._grounding.install()
         self._hook()
+        self._end_of_runs = see_runs(self.pipe)
         self._prompt_is_checked = False
         if hasattr(self.pipe, "encode_prompt"):
             self.pipe.encode_prompt = self._checking(self.pipe.encode_prompt)
@@ -193,6 +196,7 @@ class AttentionControl:
 
     def __exit__(self, *exception: Any) -> None:
         self._unhook()
+        self._end_of_runs()
         if self._grounding is not None:
             self._grounding.remove()
         for name in ("step", "set_timesteps"):

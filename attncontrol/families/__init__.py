@@ -17,6 +17,7 @@ from attncontrol.families.compiled import original
 from attncontrol.families.flux import FluxFamily
 from attncontrol.families.flux2 import Flux2Family
 from attncontrol.families.gligen import GatedUNetFamily, GroundedUNetFamily, has_gates, tells_of_guidance
+from attncontrol.families.modular import stock_classes, stock_like
 from attncontrol.families.pixart import PixArtFamily
 from attncontrol.families.qwen_image import QwenImageFamily
 from attncontrol.families.sana import SanaFamily
@@ -45,6 +46,7 @@ INSTEAD = (
 
 def family_of(pipe: Any) -> Family:
     """The family of a diffusers pipeline. Raises ValueError for one that cannot be controlled."""
+    pipe = stock_like(pipe)
     transformer, unet = getattr(pipe, "transformer", None), getattr(pipe, "unet", None)
     denoiser = original(unet if transformer is None else transformer)
     name = type(pipe).__name__
@@ -63,7 +65,7 @@ def family_of(pipe: Any) -> Family:
 
 def _of_transformer(pipe: Any, denoiser: nn.Module, family: type[Family]) -> Family:
     name = type(pipe).__name__
-    for stock in type(pipe).__mro__:
+    for stock in stock_classes(pipe):
         if reason := family.refused.get(stock.__name__):
             raise ValueError(f"{name} cannot be controlled: {reason}")
     made = family(pipe)
