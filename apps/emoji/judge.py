@@ -123,16 +123,21 @@ def rates(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def save(outcomes: list[Outcome], folder: Path) -> None:
-    """Write pictures.png (16 to a row, without gaps) and labels.json with the oracle's view, for labelling by eye."""
+    """Write pictures.png and labels.json with the oracle's view, for labelling by eye."""
     folder.mkdir(parents=True, exist_ok=True)
-    side = outcomes[0].image.width
-    page = Image.new("RGB", (16 * side, -(-len(outcomes) // 16) * side))
-    for index, outcome in enumerate(outcomes):
-        page.paste(outcome.image, (side * (index % 16), side * (index // 16)))
-    page.save(folder / "pictures.png", optimize=True)
+    packed([outcome.image for outcome in outcomes]).save(folder / "pictures.png", optimize=True)
     labels = [{"prompt": o.prompt, "seed": o.seed, "present": list(o.verdict.present)} for o in outcomes]
     lines = ",\n".join(json.dumps(label) for label in labels)
     (folder / "labels.json").write_text(f"[\n{lines}\n]\n")
+
+
+def packed(images: list[Image.Image]) -> Image.Image:
+    """Square pictures of one size on a page, 16 to a row, without gaps."""
+    side = images[0].width
+    page = Image.new("RGB", (16 * side, -(-len(images) // 16) * side))
+    for index, image in enumerate(images):
+        page.paste(image, (side * (index % 16), side * (index // 16)))
+    return page
 
 
 def sheet(images: list[Image.Image], columns: int, enlarge: int = 1) -> Image.Image:

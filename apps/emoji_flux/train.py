@@ -2,7 +2,7 @@
 
     python -m apps.emoji_flux.train --workdir WORK --output WORK/emoji-flux
 
-The shipped weights took 1.9 million scenes: minutes on one GPU, days on a CPU. Judge the result with `apps.emoji.gate`.
+The shipped weights took 1.9 million scenes: minutes on one GPU, days on a CPU. `apps.emoji.gate` judges the result.
 """
 
 from __future__ import annotations
