@@ -33,7 +33,7 @@ if __package__ in (None, ""):  # started as a file: make the packages beside it 
 from apps.faithfulness import report
 from apps.faithfulness.prompts import GUARD, KINDS, layout_for, read_list, sample
 from apps.faithfulness.report import Case, draws_at_equal_seconds, extra_case, phrases
-from apps.faithfulness.results import PLAIN, Result, ResultFile, check_settings
+from apps.faithfulness.results import PICTURES, PLAIN, Result, ResultFile, check_settings
 from attncontrol import AttentionControlPipeline, MethodSum, method_classes
 from attncontrol.evaluation import oracle
 from attncontrol.images.files import write_text
@@ -48,6 +48,7 @@ class Sampling:
     steps: int
     guidance_scale: float
     batch_size: int
+    kept: Path | None = None  # folder for the pictures
 
 
 def needs_layout(methods: MethodSum) -> bool:
@@ -78,10 +79,15 @@ def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampli
     start = time.perf_counter()
     images = pictures(pipe, methods, cases, sampling)
     seconds = (time.perf_counter() - start) / len(cases)
-    return [
+    results = [
         Result(name, prompt, seed, seconds, tuple(found))
         for (prompt, seed), found in zip(cases, oracle.detect(images), strict=True)
     ]
+    if sampling.kept:
+        sampling.kept.mkdir(parents=True, exist_ok=True)
+        for image, result in zip(images, results, strict=True):
+            image.save(sampling.kept / result.picture)
+    return results
 
 
 def measure(
@@ -172,6 +178,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-best-of", action="store_true", help="leave out the best of several plain images")
+    parser.add_argument("--pictures", action="store_true", help="keep the pictures, too, in a folder of --output")
     parser.add_argument("--output", type=Path, default=Path("outputs/faithfulness"))
     return parser.parse_args(given)
 
@@ -214,7 +221,7 @@ def run(args: argparse.Namespace) -> str:
     }
     guard = cases.pop(GUARD)
     every = [case for part in cases.values() for case in part]
-    sampling = Sampling(args.steps, guidance, args.batch_size)
+    sampling = Sampling(args.steps, guidance, args.batch_size, args.output / PICTURES if args.pictures else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     best_of: dict[int, list[str]] = {}
     with Progress(*columns, console=Console(stderr=True)) as show:

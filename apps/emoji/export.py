@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,18 +55,23 @@ def write(workdir: Path, unet_state: Path, widths: tuple[int, int], folder: Path
     CLIPModel.from_pretrained(workdir / "clip").half().save_pretrained(folder / "clip")
     shutil.copy2(workdir / LATENT_SPACE, folder / LATENT_SPACE)
     shutil.copy2(Path(resolve("emoji")) / "call.json", folder)
-    for config in (folder / "text_encoder" / "config.json", folder / "clip" / "config.json"):
-        # transformers loads in the dtype named here, diffusers in float32: without this the parts would not fit
-        config.write_text(config.read_text().replace('"float16"', '"float32"'))
-    for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def export(workdir: Path, unet_state: Path, widths: tuple[int, int], output: Path) -> None:
     """Write the folder `output` (the model card and control.json in an older one are kept)."""
+    publish(output, lambda folder: write(workdir, unet_state, widths, folder))
+
+
+def publish(output: Path, write: Callable[[Path], None]) -> None:
+    """Writes a checkpoint beside `output` and puts it there in one go; card, settings and pictures there are kept."""
     output.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=output.name + ".", dir=output.parent))
-    write(workdir, unet_state, widths, fresh)
+    write(fresh)
+    for config in fresh.glob("*/config.json"):
+        # transformers loads in the dtype named here, diffusers in float32: without this the parts would not fit
+        config.write_text(config.read_text().replace('"float16"', '"float32"'))
+    for path in fresh.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     if output.exists():
         for kept in (*output.glob("*.md"), *output.glob("control.json"), *output.glob("*.png")):
             shutil.copy2(kept, fresh / kept.name)

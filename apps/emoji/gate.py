@@ -3,7 +3,7 @@
     python -m apps.emoji.gate FOLDER --count 300 --seed 500000 --output gate.json
 
 About an hour on one CPU core. With 100 prompts of a kind the AUC was .70 where 300 made it .80. Every figure is by the
-oracle, 30 DDIM steps. Prompts and seeds must be others than those used for tuning.
+oracle, at the checkpoint's own number of steps. Prompts and seeds must be others than those used for tuning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from attncontrol import AttentionControlPipeline
 from attncontrol.evaluation.statistics import compare_paired
 
 from .captions import KINDS
-from .judge import Outcome, generate, rates, save
+from .judge import Outcome, generate, rates, save, text_states
 from .prompts import Prompt, by_kind, pairs
 from .vocabulary import NAMES
 
@@ -46,17 +46,15 @@ class Neutral:
     """Replaces text slots by those of the empty prompt: the object words, or the end of text and the padding."""
 
     def __init__(self, pipe: Any, which: str) -> None:
-        self.pipe, self.which = pipe, which
-        self.empty = pipe.encode_prompt("", "cpu", 1, False)[0]
-        self.objects = {pipe.tokenizer(name).input_ids[1] for name in NAMES}
+        self.tokenizer, self.which = getattr(pipe, "tokenizer_2", pipe.tokenizer), which
+        self.empty = text_states(pipe, [""])[0][0]
+        self.objects = [ids[0] for ids in self.tokenizer([*NAMES], add_special_tokens=False).input_ids]
 
     def __call__(self, states: torch.Tensor, texts: list[str]) -> torch.Tensor:
-        tokens = self.pipe.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
-        if self.which == "objects":
-            mask = torch.isin(tokens, torch.tensor(sorted(self.objects)))
-        else:
-            ends = [self.pipe.tokenizer.eos_token_id, self.pipe.tokenizer.pad_token_id]
-            mask = torch.isin(tokens, torch.tensor(ends))
+        slots = len(self.empty)
+        tokens = self.tokenizer(texts, padding="max_length", max_length=slots, return_tensors="pt").input_ids
+        ends = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
+        mask = torch.isin(tokens, torch.tensor(self.objects if self.which == "objects" else ends))
         return torch.where(mask[..., None], self.empty, states)
 
 
@@ -140,7 +138,7 @@ def passed(figures: dict[str, Any]) -> dict[str, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="checkpoint, or 'emoji'")
+    parser.add_argument("folder", help="checkpoint, or a bundled model's name")
     parser.add_argument("--count", type=int, default=300, help="prompts of each kind")
     parser.add_argument("--seed", type=int, default=500_000)
     parser.add_argument("--method", default="attend-and-excite")

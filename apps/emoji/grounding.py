@@ -69,22 +69,22 @@ def pack(placed: list[list[Placed]], word_ids: dict[str, int]) -> Tensor:
     return packed
 
 
-def coverage(boxes: Tensor, cells: int) -> Tensor:
-    """How much of every cell of a grid the boxes cover, 0..1: (..., 4) in pixels -> (..., cells, cells)."""
-    edges = torch.arange(cells, device=boxes.device) * (SIZE / cells)
+def coverage(boxes: Tensor, cells: int, side: int = SIZE) -> Tensor:
+    """How much of every cell of a grid the boxes cover, 0..1: (..., 4) in pixels of `side` -> (..., cells, cells)."""
+    edges = torch.arange(cells, device=boxes.device) * (side / cells)
     low, high = boxes[..., :2, None], boxes[..., 2:, None]
-    shares = (torch.minimum(high, edges + SIZE / cells) - torch.maximum(low, edges)).clamp(min=0) * (cells / SIZE)
+    shares = (torch.minimum(high, edges + side / cells) - torch.maximum(low, edges)).clamp(min=0) * (cells / side)
     return shares[..., 1, :, None] * shares[..., 0, None, :]
 
 
-def targets(ids: Tensor, things: Tensor, cells: int) -> Tensor:
+def targets(ids: Tensor, things: Tensor, cells: int, side: int = SIZE) -> Tensor:
     """What the map of every slot should show: (N, 77) token ids, (N, THINGS, 6) -> (N, 77, cells, cells) in 0..1.
 
     The words of a thing share its box, `NAME_SHARE` for its name. A word without a thing has an empty map.
     """
     name, colour = (ids[:, :, None] == things[:, None, :, word] for word in (0, 1))
     share = name * NAME_SHARE + colour * (1 - NAME_SHARE)
-    return (share[..., None, None] * coverage(things[..., 2:].float(), cells)[:, None]).amax(2)
+    return (share[..., None, None] * coverage(things[..., 2:].float(), cells, side)[:, None]).amax(2)
 
 
 def grounding_loss(maps: list[Tensor], ids: Tensor, live: Tensor, things: Tensor) -> Tensor:

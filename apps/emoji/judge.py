@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 
 from attncontrol.evaluation.oracle import Verdict, detect, verdict
-from attncontrol.families.unet import UNetFamily
+from attncontrol.families import family_of
+from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.losses.combining import resolve_control
 from attncontrol.models import default_call
+from attncontrol.prompt.align import tokenize
 
-from .grounding import RecordingAttention
 from .prompts import Prompt
 
 BATCH = 16
@@ -47,7 +49,7 @@ def generate(
     record: bool = False,
     **call: Any,
 ) -> list[Outcome]:
-    """One picture per prompt, seeds from first_seed on; `alter` may change the text states (N, 77, width).
+    """One picture per prompt, seeds from first_seed on; `alter` may change the text states (N, slots, width).
 
     `record` reads the attention of the things' names where Attend-and-Excite looks; `call` goes to the pipeline
     (control, guidance_scale, ...), beside what the model is best called with.
@@ -59,9 +61,10 @@ def generate(
         texts = [text for text, _ in part]
         given: dict[str, Any] = {"prompt": texts} | default_call(pipe.name_or_path) | call
         if alter is not None:
-            states, empty = pipe.encode_prompt(texts, "cpu", 1, True)
-            given |= {"prompt": None, "prompt_embeds": alter(states, texts), "negative_prompt_embeds": empty}
-        with recorded_attention(pipe, _looked_at(pipe)) if record else nullcontext([]) as steps:
+            states, others = text_states(pipe, texts)
+            given |= {"prompt": None, "prompt_embeds": alter(states, texts)} | others
+        early = max(1, given["num_inference_steps"] // 4)
+        with recorded_attention(pipe, len(part), early) if record else nullcontext([]) as steps:
             images = pipe(**given, generator=[torch.Generator().manual_seed(seed) for seed in seeds]).images
         peaks = _peaks(pipe, steps, part) if record else [()] * len(part)
         found = detect(images)
@@ -71,43 +74,53 @@ def generate(
     return outcomes
 
 
+def text_states(pipe: Any, texts: list[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The states of the text's words (N, slots, width), and what else the pipeline wants beside them."""
+    if hasattr(pipe, "tokenizer_2"):
+        slots = default_call(pipe.name_or_path)["max_sequence_length"]
+        states, pooled, _ = pipe.encode_prompt(texts, None, device="cpu", max_sequence_length=slots)
+        return states, {"pooled_prompt_embeds": pooled}
+    states, empty = pipe.encode_prompt(texts, "cpu", 1, True)
+    return states, {"negative_prompt_embeds": empty}
+
+
 @contextmanager
-def recorded_attention(pipe: Any, layers: Sequence[str]) -> Iterator[list[torch.Tensor]]:
-    """The mean maps of some layers, (2 * images, queries, 77), of every call of the denoiser inside."""
-    kept: list[torch.Tensor] = []
-    steps: list[torch.Tensor] = []
-    before = pipe.unet.attn_processors
-    for layer in layers:
-        pipe.unet.get_submodule(layer).set_processor(RecordingAttention(kept))
+def recorded_attention(pipe: Any, images: int, steps: int) -> Iterator[list[torch.Tensor]]:
+    """The mean maps [images, height, width, positions] in the first calls of the denoiser inside.
 
-    def collect(*_: Any) -> None:
-        if kept:
-            steps.append(torch.stack(kept).mean(0))
-            kept.clear()
-
-    hook = pipe.unet.register_forward_hook(collect)
-    try:
-        yield steps
-    finally:
-        hook.remove()
-        pipe.unet.set_attn_processor(before)
-
-
-def _looked_at(pipe: Any) -> list[str]:
-    """The layers that Attend-and-Excite looks at, as it is set for this model."""
+    Of the layers that Attend-and-Excite looks at, as it is set for this model.
+    """
+    family = family_of(pipe)
     method = resolve_control("attend-and-excite", pipe.tuned_settings).parts[0][1]
-    size = pipe.unet.config.sample_size
-    return [layer.name for layer in method.select_layers(UNetFamily(pipe).layers((size, size)))]
+    kept: list[torch.Tensor] = []
+    looking: list[bool] = []
+
+    def look(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        if looking or len(kept) == steps:
+            return
+        looking.append(True)
+        call = family.bind(args, kwargs)
+        layers = method.select_layers(family.layers(family.grid(call)))
+        guided = GuidedPass(family, call, layers, prompts=images)
+        with torch.no_grad(), guided.run(guided.start, range(images)) as (_, maps):
+            kept.append(maps.mean_cross(layers[0].size))
+        looking.clear()
+
+    handle = family.denoiser.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 def _peaks(pipe: Any, steps: list[torch.Tensor], prompts: list[Prompt]) -> list[tuple[float, ...]]:
-    """Each thing's highest attention in the first quarter of sampling, of the conditional half of the batch."""
-    highest = torch.stack(steps[: max(1, len(steps) // 4)]).amax((0, 2))[len(prompts) :]
-    peaks = []
+    """Each thing's highest attention in these steps."""
+    highest = torch.stack(steps).amax((0, 2, 3))
+    tokenizer, peaks = family_of(pipe).tokenizer, []
     for (text, things), row in zip(prompts, highest, strict=True):
-        ids = pipe.tokenizer(text).input_ids
-        names = [pipe.tokenizer(thing.name).input_ids[1] for thing in things]
-        peaks.append(tuple(row[ids.index(name)].item() for name in names))
+        tokens = tokenize(tokenizer, text)
+        spans = [re.search(rf"\b{thing.name}\b", text).span() for thing in things]
+        peaks.append(tuple(row[list(tokens.token_indices(span))].max().item() for span in spans))
     return peaks
 
 
@@ -123,16 +136,21 @@ def rates(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def save(outcomes: list[Outcome], folder: Path) -> None:
-    """Write pictures.png (16 to a row, without gaps) and labels.json with the oracle's view, for labelling by eye."""
+    """Write pictures.png and labels.json with the oracle's view, for labelling by eye."""
     folder.mkdir(parents=True, exist_ok=True)
-    side = outcomes[0].image.width
-    page = Image.new("RGB", (16 * side, -(-len(outcomes) // 16) * side))
-    for index, outcome in enumerate(outcomes):
-        page.paste(outcome.image, (side * (index % 16), side * (index // 16)))
-    page.save(folder / "pictures.png", optimize=True)
+    packed([outcome.image for outcome in outcomes]).save(folder / "pictures.png", optimize=True)
     labels = [{"prompt": o.prompt, "seed": o.seed, "present": list(o.verdict.present)} for o in outcomes]
     lines = ",\n".join(json.dumps(label) for label in labels)
     (folder / "labels.json").write_text(f"[\n{lines}\n]\n")
+
+
+def packed(images: list[Image.Image]) -> Image.Image:
+    """Square pictures of one size on a page, 16 to a row, without gaps."""
+    side = images[0].width
+    page = Image.new("RGB", (16 * side, -(-len(images) // 16) * side))
+    for index, image in enumerate(images):
+        page.paste(image, (side * (index % 16), side * (index // 16)))
+    return page
 
 
 def sheet(images: list[Image.Image], columns: int, enlarge: int = 1) -> Image.Image:

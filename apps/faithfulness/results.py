@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from attncontrol.evaluation.oracle import Detection
 from attncontrol.images.files import write_text
 
 PLAIN = "plain"
-RESULTS, SETTINGS = "results.jsonl", "settings.json"
+RESULTS, SETTINGS, PICTURES = "results.jsonl", "settings.json", "pictures"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Result:
     @property
     def key(self) -> tuple[str, str, int]:
         return self.method, self.prompt, self.seed
+
+    @property
+    def picture(self) -> str:
+        """Name of the file that has the picture, if it was kept."""
+        return f"{hashlib.sha256(json.dumps(self.key).encode()).hexdigest()[:12]}.png"
 
     @classmethod
     def from_json(cls, line: str) -> Result:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from attncontrol.attention.maps import AttentionMaps, Owners, token_means
-from attncontrol.losses.base import Context, Evaluation, option
+from attncontrol.losses.base import Context, Evaluation
 from attncontrol.losses.common import SmoothedMaps, ThresholdRefinement, TokenSoftmax
 from attncontrol.losses.registry import register
 
@@ -43,13 +43,6 @@ class AttendAndExcite(ThresholdRefinement, TokenSoftmax, SmoothedMaps):
     of their maps instead of one subject per token; smoothing kernels other than 3 keep the size of the map.
     """
 
-    softmax_scale: float = option(
-        100.0,
-        "factor on the probabilities before the softmax over tokens; smaller where maxima of 1 come too early",
-        at_least=0,
-        at_most=10_000,
-    )
-
     def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
         """The worst subject's loss; without gradient where it is exactly 0."""
         subjects, owners = self.subject_maps(self.attention(maps), contexts)
@@ -58,7 +51,7 @@ class AttendAndExcite(ThresholdRefinement, TokenSoftmax, SmoothedMaps):
     def subject_maps(self, attention: Tensor, contexts: Sequence[Context]) -> tuple[Tensor, Owners]:
         """Prepared maps [subjects, height, width] from mean attention [images, height, width, positions]."""
         subjects = [(image, word) for image, now in enumerate(contexts) for word in self.focus(now)]
-        probabilities = self.token_softmax(attention, contexts, self.softmax_scale)
+        probabilities = self.token_softmax(attention, contexts)
         maps = self.smoothed(token_means(probabilities, subjects, contexts[0].text))
         return maps, Owners(tuple(image for image, _ in subjects), len(contexts))
 

@@ -20,10 +20,17 @@ class TokenSoftmax(Method):
     normalize_eot: bool | None = option(
         None, "leave end of text and padding out of the softmax; by default only for 2.x text encoders"
     )
+    softmax_scale: float = option(
+        100.0,
+        "factor on the probabilities before the softmax over tokens; smaller where maxima of 1 come too early",
+        at_least=0,
+        at_most=10_000,
+    )
 
-    def token_softmax(self, attention: Tensor, contexts: Sequence[Context], scale: float = 100.0) -> Tensor:
+    def token_softmax(self, attention: Tensor, contexts: Sequence[Context]) -> Tensor:
         """`resoftmax` of mean attention [images, height, width, positions] over each image's own positions."""
-        return resoftmax(attention, [self.softmax_spans(now, self.normalize_eot) for now in contexts], scale)
+        spans = [self.softmax_spans(now, self.normalize_eot) for now in contexts]
+        return resoftmax(attention, spans, self.softmax_scale)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,13 +33,16 @@ def test_the_benchmark_reports_resumes_and_grows(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         benchmark_faithfulness, "draw", lambda *a, draw=benchmark_faithfulness.draw: drawn.append(a[1:4:2]) or draw(*a)
     )
-    text = run("--methods", "ebama,layout-guidance", "--no-best-of")
+    text = run("--methods", "ebama,layout-guidance", "--no-best-of", "--pictures")
     assert [(name, len(cases)) for name, cases in drawn] == [("layout-guidance", 4)]
     assert "Placement" in text and "| layout-guidance |" in text
     rows = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["method"] for row in rows["layout"]["all prompts"]] == ["plain", "layout-guidance"]
     assert {r["method"] for r in rows["faithfulness"]["objects"]} == {"plain", "ebama"}
     assert ResultFile(tmp_path / "out").results.items() > made.items()
+    kept = {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
+    fresh = [r for r in ResultFile(tmp_path / "out").results.values() if r.method == "layout-guidance"]
+    assert kept == {result.picture for result in fresh} and len(kept) == 4
     with pytest.raises(ValueError, match="steps = 1, not 2"):
         run("--steps", "2")
 
