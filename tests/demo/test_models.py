@@ -12,7 +12,7 @@ from attncontrol.demo.studio import Studio, load
 from attncontrol.demo.task import FieldError, read_task
 from tests import tiny
 from tests.demo.conftest import PATIENCE
-from tests.demo.page import generate, open_part, open_recipe
+from tests.demo.page import generate, open_part, open_recipe, set_steps
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
@@ -78,10 +78,16 @@ def test_another_checkpoint_has_no_cards_and_draws_all_the_same(page_of, tmp_pat
     expect(page.locator(".card")).to_have_count(0)
     expect(page.locator(".word-bank")).to_have_count(0)
     expect(page.locator(".result-view img")).to_have_count(0)
+    set_steps(page, 100)
+    page.locator("#images input").fill("3")
+    page.locator("#generate").click()
+    expect(page.locator(".busy .frame img").first).to_be_visible()
+    page.locator("#generate-cancel").click()
+    expect(page.locator(".sentence")).to_contain_text("appears here")
+    page.locator("#images input").fill("1")
     generate(page)
     expect(page.locator(".sides .frame img")).to_have_count(2)
     expect(page.locator(".sides .verdict span")).to_have_count(0)
     page.locator(".attention .token").first.click()
     expect(page.locator(".heat").first).to_be_visible()
-    open_part(page, "sampling")
     expect(page.locator("#negative-prompt")).to_be_visible()

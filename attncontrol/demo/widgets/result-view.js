@@ -257,7 +257,7 @@ function strip() {
 }
 
 function build(view) {
-  root.classList.remove("busy");
+  rest();
   root.replaceChildren(
     make("p", { className: "sentence", role: "status", textContent: view.sentence }),
     pictures(view),
@@ -268,6 +268,16 @@ function build(view) {
     ...(view.loss ? [loss(view)] : []),
   );
   paint();
+}
+
+function rest() {
+  root.classList.remove("busy");
+  root.style.minHeight = "";
+}
+
+function showNothing() {
+  rest();
+  root.replaceChildren(make("p", { className: "sentence", textContent: "The same seed, without and with control, appears here." }), make("div", { className: "sides" }));
 }
 
 function show(view) {
@@ -293,6 +303,7 @@ function showLive({ titles, side, image, maps }) {
   if (!root.classList.contains("busy")) {
     stop();
     [pinned, pointed, over] = [-1, -1, false];
+    root.style.minHeight = `${root.offsetHeight}px`; // what is below stays where it is
     const blank = (title) => make("figure", {}, make("figcaption", {}, make("b", { textContent: title })), make("div", { className: "frame" }));
     root.querySelector(".sides, .over")?.replaceWith(make("div", { className: `sides of-${titles.length}` }, ...titles.map(blank)));
     root.querySelectorAll(".attention, .no-attention").forEach((node) => node.remove());
@@ -319,11 +330,11 @@ function update() {
       remember();
     }
     if (value.results.length) show(value.results[0]);
-    else root.replaceChildren(make("p", { className: "sentence", textContent: "The same seed, without and with control, appears here." }), make("div", { className: "sides" }));
+    else showNothing();
   }
 }
 
-addEventListener("job-ended", () => root.classList.contains("busy") && (shown ? show(shown) : update())); // cancelled, or failed
+addEventListener("job-ended", () => root.classList.contains("busy") && (shown ? show(shown) : showNothing())); // cancelled, or failed
 watch("value", update);
 kept = recall();
 if (kept.length) show(kept[0]);
