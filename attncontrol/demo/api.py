@@ -13,11 +13,14 @@ import gradio as gr
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.compare_tab import SEEDS, make_comparison, read_comparison, save_comparison
+from attncontrol.demo.edit_run import can_edit, make_edit, read_edit, save_pictures
 from attncontrol.demo.results import save
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Refusal, Report, Studio, Waiting
 from attncontrol.demo.task import FieldError, Pair, Task, field, read_task, read_text
 from attncontrol.demo.widgets import settings_form, word_groups
+from attncontrol.editing.inversion import METHODS
+from attncontrol.grounding.settings import NAMES
 from attncontrol.images.drawing import draw
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
@@ -27,7 +30,7 @@ from attncontrol.prompt import structure_of
 
 
 class Api:
-    """/methods, /parse, /layout, /generate and /compare."""
+    """/methods, /parse, /layout, /generate, /compare and, where the model can do it, /edit."""
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
@@ -56,6 +59,7 @@ class Api:
                     gr.JSON([], label="subjects"),
                     gr.JSON({}, label="layout"),
                     *sampling,
+                    gr.Dropdown([PLAIN, *NAMES], value=PLAIN, label="grounding"),
                 ],
                 [gr.File(label="PNG with its recipe"), gr.JSON(label="recipe")],
                 "api",
@@ -67,6 +71,22 @@ class Api:
                 [gr.File(label="PNG of the grid"), gr.JSON(label="verdicts")],
                 "api",
             )
+            if can_edit(studio.pipe):
+                self._endpoint(
+                    self.edit,
+                    [
+                        prompt,
+                        gr.Textbox(label="to"),
+                        gr.File(None, label="picture", type="filepath"),
+                        gr.Dropdown([*METHODS], value="ddim", label="method"),
+                        *(sampling[0], steps, guidance),
+                        gr.Number(0.8, label="cross"),
+                        gr.Number(0.4, label="self_attention"),
+                        gr.Textbox("", label="local"),
+                    ],
+                    [gr.File(label="PNG before"), gr.File(label="PNG after"), gr.JSON(label="changes and settings")],
+                    "api",
+                )
 
     @staticmethod
     def _endpoint(function: Callable, inputs: list[Any], outputs: Any, concurrency_id: str | None = None) -> None:
@@ -120,6 +140,7 @@ class Api:
         negative_prompt: str,
         width: float,
         height: float,
+        grounding: str,
         request: gr.Request,
     ) -> tuple[str, dict[str, Any]]:
         """One image with a method, "auto", a sum or "none": a PNG that carries its recipe, and the recipe."""
@@ -138,6 +159,7 @@ class Api:
                 negative_prompt=negative_prompt,
                 width=width,
                 height=height,
+                grounding=grounding,
             )
             pair = self._result(request, partial(self._draw, task))
         return save([pair]).files[0], json.loads(pair.plain.recipe.to_json())
@@ -178,6 +200,40 @@ class Api:
             for title, drawn in zip(comparison.titles, row, strict=True)
         ]
         return save_comparison(comparison, rows), verdicts
+
+    def edit(
+        self,
+        prompt: str,
+        to: str,
+        picture: str | None,
+        method: str,
+        seed: float,
+        steps: float,
+        guidance_scale: float,
+        cross: float,
+        self_attention: float,
+        local: str,
+        request: gr.Request,
+    ) -> tuple[str, str, dict[str, Any]]:
+        """A picture of the prompt, drawn or the client's own, and the same with other words: before and after."""
+        with _errors():
+            task = read_edit(
+                self.studio,
+                self.limits,
+                prompt=prompt,
+                to=to,
+                picture=picture,
+                method=method,
+                seed=seed,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                cross=cross,
+                self_attention=self_attention,
+                local=local,
+            )
+            edited = self._result(request, partial(make_edit, self.studio, task, None))
+        before, after = save_pictures(task, edited.pictures)
+        return before, after, {"changes": [change.text for change in task.alignment.changes], **task.facts}
 
     def _result(self, request: gr.Request, job: Callable) -> Any:
         results = self.studio.run(request.session_hash, "api", job)
