@@ -30,7 +30,7 @@ from attncontrol.prompt import structure_of
 
 
 class Api:
-    """/methods, /parse, /layout, /generate, /compare and, where the model can do it, /edit."""
+    """/methods, /parse, /layout, /generate, /compare and, where the model can do it, /edit and /edit_picture."""
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
@@ -72,21 +72,17 @@ class Api:
                 "api",
             )
             if can_edit(studio.pipe):
-                self._endpoint(
-                    self.edit,
-                    [
-                        prompt,
-                        gr.Textbox(label="to"),
-                        gr.File(None, label="picture", type="filepath"),
-                        gr.Dropdown([*METHODS], value="ddim", label="method"),
-                        *(sampling[0], steps, guidance),
-                        gr.Number(0.8, label="cross"),
-                        gr.Number(0.4, label="self_attention"),
-                        gr.Textbox("", label="local"),
-                    ],
-                    [gr.File(label="PNG before"), gr.File(label="PNG after"), gr.JSON(label="changes and settings")],
-                    "api",
+                to, windows = (
+                    gr.Textbox(label="to"),
+                    [gr.Number(0.8, label="cross"), gr.Number(0.4, label="self_attention")],
                 )
+                local = gr.Textbox("", label="local")
+                made = [gr.File(label="PNG before"), gr.File(label="PNG after"), gr.JSON(label="changes and settings")]
+                common = [*windows, local, steps, guidance]
+                self._endpoint(self.edit, [prompt, to, sampling[0], *common], made, "api")
+                picture = gr.File(label="picture", type="filepath")
+                method = gr.Dropdown([*METHODS], value="ddim", label="method")
+                self._endpoint(self.edit_picture, [picture, prompt, to, method, *common], made, "api")
 
     @staticmethod
     def _endpoint(function: Callable, inputs: list[Any], outputs: Any, concurrency_id: str | None = None) -> None:
@@ -205,32 +201,40 @@ class Api:
         self,
         prompt: str,
         to: str,
-        picture: str | None,
-        method: str,
         seed: float,
-        steps: float,
-        guidance_scale: float,
         cross: float,
         self_attention: float,
         local: str,
+        steps: float,
+        guidance_scale: float,
         request: gr.Request,
     ) -> tuple[str, str, dict[str, Any]]:
-        """A picture of the prompt, drawn or the client's own, and the same with other words: before and after."""
+        """A picture of the prompt, and the same with other words: both as PNG, what changed and how."""
+        values = {"seed": seed, "cross": cross, "self_attention": self_attention, "local": local, "steps": steps}
+        values |= {"picture": None, "method": "ddim", "guidance_scale": guidance_scale}
+        return self._edited(request, prompt=prompt, to=to, **values)
+
+    def edit_picture(
+        self,
+        picture: str,
+        prompt: str,
+        to: str,
+        method: str,
+        cross: float,
+        self_attention: float,
+        local: str,
+        steps: float,
+        guidance_scale: float,
+        request: gr.Request,
+    ) -> tuple[str, str, dict[str, Any]]:
+        """A picture of yours that shows the prompt, with other words: as drawn again, and edited."""
+        values = {"seed": 0, "cross": cross, "self_attention": self_attention, "local": local, "steps": steps}
+        values |= {"picture": picture, "method": method, "guidance_scale": guidance_scale}
+        return self._edited(request, prompt=prompt, to=to, **values)
+
+    def _edited(self, request: gr.Request, **values: Any) -> tuple[str, str, dict[str, Any]]:
         with _errors():
-            task = read_edit(
-                self.studio,
-                self.limits,
-                prompt=prompt,
-                to=to,
-                picture=picture,
-                method=method,
-                seed=seed,
-                steps=steps,
-                guidance_scale=guidance_scale,
-                cross=cross,
-                self_attention=self_attention,
-                local=local,
-            )
+            task = read_edit(self.studio, self.limits, **values)
             edited = self._result(request, partial(make_edit, self.studio, task, None))
         before, after = save_pictures(task, edited.pictures)
         return before, after, {"changes": [change.text for change in task.alignment.changes], **task.facts}

@@ -29,7 +29,7 @@ from attncontrol.editing.inversion import METHODS
 from attncontrol.editing.pictures import read_picture, save_edit
 from attncontrol.images.visualize import enlarge
 from attncontrol.prompt.align import tokenize
-from attncontrol.prompt.subjects import WORD
+from attncontrol.prompt.subjects import FUNCTION_WORDS, WORD
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 PIXELS = 2**25  # of an uploaded picture
@@ -213,7 +213,7 @@ def make_edit(studio: Studio, task: EditTask, path: Path | None, report: Report)
 
 
 def word_maps(studio: Studio, task: EditTask, maps: Tensor) -> tuple[list[str], Tensor]:
-    """The words of the new prompt, "red -> blue" where one takes another's place, and their attention on both sides.
+    """The new prompt's words that say something, "red -> blue" where one takes another's place, and their attention.
 
     [2, words, steps, height, width]; an inserted word has none before.
     """
@@ -224,13 +224,13 @@ def word_maps(studio: Studio, task: EditTask, maps: Tensor) -> tuple[list[str], 
         sources = task.alignment.matrix[:, positions].any(1).nonzero().flatten().tolist()
         spans = [old.spans[p] for p in sources if p < len(old.spans) and old.spans[p] is not None]
         before = task.prompt[min(s[0] for s in spans) : max(s[1] for s in spans)] if spans else ""
-        if not positions or not match[0][0].isalnum():
-            continue
         same = before.lower() == match[0].lower()
+        if not positions or not match[0][0].isalnum() or (same and before.lower() in FUNCTION_WORDS):
+            continue
         names.append(match[0] if same else f"{before} → {match[0]}" if before else f"+ {match[0]}")
         after = maps[1][:, positions].mean(1)
         found.append(torch.stack([maps[0][:, sources].mean(1) if sources else torch.zeros_like(after), after]))
-    return names, torch.stack(found, 1)
+    return names, torch.stack(found, 1) if found else maps[:, :0]
 
 
 def view_of(studio: Studio, task: EditTask, edited: Edited) -> dict[str, Any]:
@@ -239,7 +239,8 @@ def view_of(studio: Studio, task: EditTask, edited: Edited) -> dict[str, Any]:
         verdicts.states(studio.model, prompt, picture)
         for prompt, picture in zip((task.prompt, task.to), edited.pictures, strict=True)
     ]
-    sheet = sheet_of_maps(*word_maps(studio, task, edited.maps))
+    words, maps = word_maps(studio, task, edited.maps)
+    sheet = sheet_of_maps(words, maps) if words else None
     changed = ", ".join(change.text.replace("->", "→") for change in task.alignment.changes)
     return {
         "prompt": task.to,
@@ -252,7 +253,7 @@ def view_of(studio: Studio, task: EditTask, edited: Edited) -> dict[str, Any]:
         ],
         "changes": [],
         "boxes": [],
-        "maps": {"image": data_url(sheet.image), "words": sheet.words, "peaks": sheet.peaks, "steps": sheet.steps},
+        "maps": None if sheet is None else sheet.shown(),
         "loss": "",
     }
 

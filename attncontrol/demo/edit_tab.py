@@ -51,23 +51,24 @@ class EditTab:
         """result: the component of the tab Generate whose last picture can be taken."""
         self.studio, self.limits, self.inversions = studio, limits, Inversions()
         self.job = JobPanel(studio, KIND)
-        with gr.Row(elem_classes="columns"):
-            with gr.Column(min_width=300):
+        with gr.Column(elem_id="edit-page"):
+            with gr.Column(elem_id="edit-ask"):
                 self._picture()
                 self._prompts()
-                self._windows()
-                self._sampling()
-            with gr.Column(min_width=300):
                 self.job.controls("Edit", "One seed, before and after, side by side.")
+            with gr.Column(elem_id="edit-answer"):
                 self.result = widget(
                     "result-view", {"results": []}, elem_id="edit-result", heat=[list(colour) for colour in HEAT],
                     store="attncontrol-edits", hint="The picture before and after appears here.",
                 )  # fmt: skip
+            with gr.Column(elem_id="edit-form"):
+                self._windows()
+                self._sampling()
         self._events(result)
 
     def _picture(self) -> None:
         with gr.Row():
-            choices = [("drawn from the prompt and a seed", DRAWN), ("my own", OWN)]
+            choices = [("drawn from a seed", DRAWN), ("my own", OWN)]
             if why_not_invert(self.studio.pipe):
                 choices = choices[:1]
             self.job.field("source", gr.Radio(choices, value=DRAWN, label="The picture", elem_id="edit-source"))
@@ -88,7 +89,7 @@ class EditTab:
         self.changes = gr.HTML(self._changes(before, after), elem_id="edit-changes")
 
     def _windows(self) -> None:
-        gr.HTML("<p class='hint'>How long the picture before says where things are, as a share of the steps:</p>")
+        gr.HTML("<p class='hint'>How long the picture before decides where things are, as a share of the steps:</p>")
         with gr.Row():
             slide: dict[str, Any] = {"minimum": 0, "maximum": 1, "step": 0.05, "min_width": 200}
             cross = gr.Slider(value=0.8, label="for the words (cross-attention)", elem_id="edit-cross", **slide)

@@ -44,6 +44,10 @@ class Sheet:
     peaks: list[list[float]]
     steps: int
 
+    def shown(self) -> dict[str, Any]:
+        """As the page takes it."""
+        return {"image": data_url(self.image), "words": self.words, "peaks": self.peaks, "steps": self.steps}
+
 
 def sheet_of(records: Sequence[ImageRecord | None]) -> Sheet | None:
     """The maps of the sides of a result, None where none were recorded."""
@@ -93,14 +97,7 @@ def view(
         if len(sides) > 1
         else [],
         "boxes": boxes_of(recipe.layout),
-        "maps": None
-        if sheet is None
-        else {
-            "image": data_url(sheet.image),
-            "words": sheet.words,
-            "peaks": sheet.peaks,
-            "steps": sheet.steps,
-        },
+        "maps": None if sheet is None else sheet.shown(),
         "loss": loss,
     }
 

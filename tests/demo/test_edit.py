@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 
 import gradio as gr
 import torch
 from PIL import Image
+from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from attncontrol import AttentionControlPipeline
@@ -36,9 +38,12 @@ from attncontrol.images.drawing import Request, draw
 from attncontrol.images.recipe import save_image
 from attncontrol.losses import MethodSum
 from tests import tiny
+from tests.demo.conftest import PATIENCE
+from tests.demo.test_generate import generate
 from tests.demo.test_recipes import SHELL
 from tests.tiny_transformers import TRANSFORMERS
 
+expect.set_options(timeout=PATIENCE)
 LIMITS = Limits(size=64, steps=10, images=2, upload_mb=1)
 ASKED = {"prompt": "a red car and a cat", "to": "a blue car and a cat", "picture": None, "method": "ddim", "seed": 3}
 ASKED |= {"steps": 3, "guidance_scale": 5.0, "cross": 0.8, "self_attention": 0.4, "local": ""}
@@ -102,7 +107,7 @@ def test_the_words_maps_are_those_of_the_library_and_of_their_own_sides(studio, 
     task = task_of(studio, to="a big blue car and a cat")
     edited, _ = made(studio, task)
     words, maps = word_maps(studio, task, edited.maps)
-    assert words == ["a", "red → big", "red → blue", "car", "and", "a", "cat"]
+    assert words == ["red → big", "red → blue", "car", "cat"]
     assert maps.shape[:3] == (2, len(words), 3)
     whole = pipe.edit(
         task.prompt, task.to, seed=3, num_inference_steps=3, guidance_scale=5.0, record_maps=True, output_type="latent"
@@ -116,8 +121,8 @@ def test_the_words_maps_are_those_of_the_library_and_of_their_own_sides(studio, 
 def test_an_inserted_word_has_no_attention_before(studio):
     task = task_of(studio, prompt="a cat", to="a cat and a dog")
     words, maps = word_maps(studio, task, made(studio, task)[0].maps)
-    assert words == ["a", "cat", "+ and", "+ a", "+ dog"]
-    assert not maps[0, 2:].any() and (maps[1] > 0).all() and (maps[0, :2] > 0).all()
+    assert words == ["cat", "+ and", "+ a", "+ dog"]
+    assert not maps[0, 1:].any() and (maps[1] > 0).all() and (maps[0, :1] > 0).all()
 
 
 def test_a_view_has_both_sides_their_words_and_programs(studio):
@@ -125,12 +130,17 @@ def test_a_view_has_both_sides_their_words_and_programs(studio):
     edited, _ = made(studio, task)
     view = view_of(studio, task, edited)
     assert [side["title"] for side in view["sides"]] == ["before", "after"]
-    assert view["sentence"] == "red → blue." and view["maps"]["words"][1] == "red → blue"
+    assert view["sentence"] == "red → blue." and view["maps"]["words"] == ["red → blue", "car", "cat"]
     for side, expected in zip(view["sides"], edited.pictures, strict=True):
         image = Image.open(io.BytesIO(base64.b64decode(side["image"].split(",")[1])))
         assert (pixels(image) == pixels(expected)).all()
         assert json.loads(image.info["attncontrol-edit"])["to"] == task.to
     json.dumps(view)
+
+
+def test_prompts_without_a_word_to_look_for_are_shown_without_maps(studio):
+    task = task_of(studio, prompt="the cat", to="the")
+    assert view_of(studio, task, made(studio, task)[0])["maps"] is None
 
 
 @pytest.mark.parametrize(
@@ -271,3 +281,81 @@ def test_both_programs_make_the_pages_bits(own, tmp_path, monkeypatch):
     before, after = [path for path in map(str, result.stdout.splitlines()) if path.endswith(".png")]
     for path, expected in zip(("before.png", "after.png", before, after), edited.pictures * 2, strict=True):
         assert (pixels(Image.open(path)) == pixels(expected)).all(), path
+
+
+@pytest.mark.slow
+def test_the_tab_in_a_browser(visit):
+    """A word is clicked and written over; the window slides; the last result of the tab Generate is taken."""
+    page = visit()
+    generate(page)
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#edit-sampling button").first.click()
+    page.locator("#edit-steps input").fill("3")
+    expect(page.locator("#edit-changes")).to_contain_text("Changes: red → blue")
+    page.locator(".edit-words").get_by_role("button", name="Change “cat”").click()
+    page.keyboard.type("dog")
+    expect(page.locator("#edit-changes")).to_contain_text("Changes: red → blue, cat → dog")
+    page.locator("#edit").click()
+    expect(page.locator("#edit-status")).to_contain_text("Done")
+    result = page.locator("#edit-result")
+    expect(result.locator(".sides .frame img")).to_have_count(2)
+    assert result.locator(".attention .token").all_inner_texts() == ["red → blue", "car", "cat → dog"]
+    result.locator(".attention .token").last.click()
+    expect(result.locator(".sides .heat").last).to_be_visible()
+    first = result.locator(".sides img").last.get_attribute("src")
+    page.locator("#edit-cross input[type=number]").fill("0.2")
+    page.locator("#edit-to textarea").press("Enter")
+    expect(result.locator(".strip button")).to_have_count(2)
+    assert result.locator(".sides img").last.get_attribute("src") != first
+    page.locator("#edit-take").click()
+    expect(page.locator("#edit-prompt textarea")).to_have_value("a bird and a suitcase")
+    expect(page.locator("#edit-preview img")).to_be_visible()
+    page.locator("#edit-to textarea").fill("a bird and a clock")
+    page.locator("#edit").click()
+    expect(result.locator(".sentence")).to_contain_text("suitcase → clock")
+    page.locator("#edit-to textarea").fill("a bird and a suitcase")
+    page.locator("#edit").click()
+    expect(page.locator("#error-edit-to")).to_contain_text("Both prompts say the same")
+    page.reload()
+    page.get_by_role("tab", name="Edit").click()
+    expect(page.locator("#edit-result .strip button")).to_have_count(3)
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_uploaded(visit, tmp_path):
+    (tmp_path / "photo.png").write_bytes(png((90, 70)))
+    (tmp_path / "text.png").write_text("no picture")
+    page = visit()
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#edit-source").get_by_label("my own").check()
+    page.locator("#edit").click()
+    expect(page.locator("#error-edit-picture")).to_contain_text("Choose a picture")
+    page.locator("#edit-file input[type=file]").set_input_files(tmp_path / "text.png")
+    expect(page.locator("#error-edit-picture")).to_contain_text("This is no PNG, JPEG or WebP picture")
+    page.locator("#edit-file").get_by_label("Remove this file").or_(
+        page.locator("#edit-file").get_by_label("Clear")
+    ).first.click()
+    page.locator("#edit-file input[type=file]").set_input_files(tmp_path / "photo.png")
+    expect(page.locator("#edit-preview img")).to_be_visible()
+    page.locator("#edit-sampling button").first.click()
+    page.locator("#edit-steps input").fill("3")
+    page.locator("#edit").click()
+    expect(page.locator("#edit-status")).to_contain_text("Done")
+    expect(page.locator("#edit-result .sides .frame img")).to_have_count(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["wide", "phone"])
+def test_nothing_sticks_out(visit, request, tmp_path, size, scheme):
+    page = visit(*size, is_mobile=size[0] < 600, color_scheme=scheme)
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#edit-sampling button").first.click()
+    page.locator("#edit-steps input").fill("30" if request.config.getoption("--screenshots") else "2")
+    page.locator("#edit").click()
+    expect(page.locator("#edit-status")).to_contain_text("Done")
+    page.wait_for_timeout(500)
+    folder = Path(request.config.getoption("--screenshots") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"edit_{size[0]}_{scheme}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

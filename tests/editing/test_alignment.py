@@ -76,7 +76,7 @@ def test_a_changed_word_that_the_encoder_cuts_off_is_refused_by_name():
 
 
 def test_an_inserted_word_that_the_encoder_cuts_off_is_refused_by_name():
-    with pytest.raises(ValueError, match="the changed word .* lies beyond the 77 positions"):
+    with pytest.raises(ValueError, match=r"the changed word .* lies beyond the 77 positions"):
         align("a dog", "a dog " + "and a cat " * 30)
 
 
