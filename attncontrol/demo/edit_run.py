@@ -68,6 +68,7 @@ class EditTask:
 
     @property
     def sampling(self) -> dict[str, Any]:
+        """Arguments of the pipeline."""
         return {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
 
     @property

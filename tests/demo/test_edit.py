@@ -39,7 +39,7 @@ from attncontrol.images.recipe import save_image
 from attncontrol.losses import MethodSum
 from tests import tiny
 from tests.demo.conftest import PATIENCE
-from tests.demo.test_generate import generate
+from tests.demo.page import generate
 from tests.demo.test_recipes import SHELL
 from tests.tiny_transformers import TRANSFORMERS
 
