@@ -89,14 +89,9 @@ def cost_line(pipe: Any, method: str, steps: int, width: int | None, height: int
 
 
 def save_picture(image: Any, path: Path, facts: dict[str, Any], overwrite: bool) -> None:
-    """A PNG that carries how it was made as JSON under "attncontrol-edit"."""
-    import json
-
-    from PIL import PngImagePlugin
-
+    """A PNG that carries how it was made."""
+    from attncontrol.editing.pictures import save_edit
     from attncontrol.images.files import atomic_file
 
-    text = PngImagePlugin.PngInfo()
-    text.add_itxt("attncontrol-edit", json.dumps(facts, ensure_ascii=False))
     with atomic_file(path, overwrite=overwrite) as file:
-        image.save(file, "PNG", pnginfo=text)
+        save_edit(image, file, facts)

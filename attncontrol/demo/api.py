@@ -13,11 +13,14 @@ import gradio as gr
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.compare_tab import SEEDS, make_comparison, read_comparison, save_comparison
+from attncontrol.demo.edit_run import can_edit, make_edit, read_edit, save_pictures
 from attncontrol.demo.results import save
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Refusal, Report, Studio, Waiting
 from attncontrol.demo.task import FieldError, Pair, Task, field, read_task, read_text
 from attncontrol.demo.widgets import settings_form, word_groups
+from attncontrol.editing.inversion import METHODS
+from attncontrol.grounding.settings import NAMES
 from attncontrol.images.drawing import draw
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
@@ -27,7 +30,7 @@ from attncontrol.prompt import structure_of
 
 
 class Api:
-    """/methods, /parse, /layout, /generate and /compare."""
+    """/methods, /parse, /layout, /generate, /compare and, where the model can do it, /edit and /edit_picture."""
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
@@ -56,6 +59,7 @@ class Api:
                     gr.JSON([], label="subjects"),
                     gr.JSON({}, label="layout"),
                     *sampling,
+                    gr.Dropdown([PLAIN, *NAMES], value=PLAIN, label="grounding"),
                 ],
                 [gr.File(label="PNG with its recipe"), gr.JSON(label="recipe")],
                 "api",
@@ -67,6 +71,18 @@ class Api:
                 [gr.File(label="PNG of the grid"), gr.JSON(label="verdicts")],
                 "api",
             )
+            if can_edit(studio.pipe):
+                to, windows = (
+                    gr.Textbox(label="to"),
+                    [gr.Number(0.8, label="cross"), gr.Number(0.4, label="self_attention")],
+                )
+                local = gr.Textbox("", label="local")
+                made = [gr.File(label="PNG before"), gr.File(label="PNG after"), gr.JSON(label="changes and settings")]
+                common = [*windows, local, steps, guidance]
+                self._endpoint(self.edit, [prompt, to, sampling[0], *common], made, "api")
+                picture = gr.File(label="picture", type="filepath")
+                method = gr.Dropdown([*METHODS], value="ddim", label="method")
+                self._endpoint(self.edit_picture, [picture, prompt, to, method, *common], made, "api")
 
     @staticmethod
     def _endpoint(function: Callable, inputs: list[Any], outputs: Any, concurrency_id: str | None = None) -> None:
@@ -120,6 +136,7 @@ class Api:
         negative_prompt: str,
         width: float,
         height: float,
+        grounding: str,
         request: gr.Request,
     ) -> tuple[str, dict[str, Any]]:
         """One image with a method, "auto", a sum or "none": a PNG that carries its recipe, and the recipe."""
@@ -138,6 +155,7 @@ class Api:
                 negative_prompt=negative_prompt,
                 width=width,
                 height=height,
+                grounding=grounding,
             )
             pair = self._result(request, partial(self._draw, task))
         return save([pair]).files[0], json.loads(pair.plain.recipe.to_json())
@@ -178,6 +196,48 @@ class Api:
             for title, drawn in zip(comparison.titles, row, strict=True)
         ]
         return save_comparison(comparison, rows), verdicts
+
+    def edit(
+        self,
+        prompt: str,
+        to: str,
+        seed: float,
+        cross: float,
+        self_attention: float,
+        local: str,
+        steps: float,
+        guidance_scale: float,
+        request: gr.Request,
+    ) -> tuple[str, str, dict[str, Any]]:
+        """A picture of the prompt, and the same with other words: both as PNG, what changed and how."""
+        values = {"seed": seed, "cross": cross, "self_attention": self_attention, "local": local, "steps": steps}
+        values |= {"picture": None, "method": "ddim", "guidance_scale": guidance_scale}
+        return self._edited(request, prompt=prompt, to=to, **values)
+
+    def edit_picture(
+        self,
+        picture: str,
+        prompt: str,
+        to: str,
+        method: str,
+        cross: float,
+        self_attention: float,
+        local: str,
+        steps: float,
+        guidance_scale: float,
+        request: gr.Request,
+    ) -> tuple[str, str, dict[str, Any]]:
+        """A picture of yours that shows the prompt, with other words: as drawn again, and edited."""
+        values = {"seed": 0, "cross": cross, "self_attention": self_attention, "local": local, "steps": steps}
+        values |= {"picture": picture, "method": method, "guidance_scale": guidance_scale}
+        return self._edited(request, prompt=prompt, to=to, **values)
+
+    def _edited(self, request: gr.Request, **values: Any) -> tuple[str, str, dict[str, Any]]:
+        with _errors():
+            task = read_edit(self.studio, self.limits, **values)
+            edited = self._result(request, partial(make_edit, self.studio, task, None))
+        before, after = save_pictures(task, edited.pictures)
+        return before, after, {"changes": [change.text for change in task.alignment.changes], **task.facts}
 
     def _result(self, request: gr.Request, job: Callable) -> Any:
         results = self.studio.run(request.session_hash, "api", job)

@@ -13,6 +13,8 @@ from starlette.middleware import Middleware
 from attncontrol.demo.api import Api
 from attncontrol.demo.batch_tab import BatchTab
 from attncontrol.demo.compare_tab import CompareTab
+from attncontrol.demo.edit_run import can_edit
+from attncontrol.demo.edit_tab import EditTab
 from attncontrol.demo.generate_tab import GenerateTab
 from attncontrol.demo.guard import Guard
 from attncontrol.demo.settings import Limits, Settings
@@ -35,6 +37,9 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Generate"):
                 generate = GenerateTab(studio, limits)
+            if can_edit(studio.pipe):
+                with gr.Tab("Edit"):
+                    EditTab(studio, limits, generate.result)
             with gr.Tab("Compare"):
                 CompareTab(studio, limits, generate.job.fields["layout"])
             with gr.Tab("Batch"):

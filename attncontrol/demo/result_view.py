@@ -44,13 +44,21 @@ class Sheet:
     peaks: list[list[float]]
     steps: int
 
+    def shown(self) -> dict[str, Any]:
+        """As the page takes it."""
+        return {"image": data_url(self.image), "words": self.words, "peaks": self.peaks, "steps": self.steps}
+
 
 def sheet_of(records: Sequence[ImageRecord | None]) -> Sheet | None:
     """The maps of the sides of a result, None where none were recorded."""
     if any(record is None or record.maps is None or not record.maps.numel() for record in records):
         return None
-    words = list(subject_maps(records[0]))
-    maps = torch.stack([record.maps.movedim(1, 0).float() for record in records])  # sides, words, steps, height, width
+    maps = torch.stack([record.maps.movedim(1, 0).float() for record in records])
+    return sheet_of_maps(list(subject_maps(records[0])), maps)
+
+
+def sheet_of_maps(words: list[str], maps: torch.Tensor) -> Sheet:
+    """The maps [sides, words, steps, height, width] of these words."""
     if max(maps.shape[-2:]) > LARGEST_MAP:
         small = [max(1, round(side * LARGEST_MAP / max(maps.shape[-2:]))) for side in maps.shape[-2:]]
         maps = torch.nn.functional.adaptive_avg_pool2d(maps.flatten(0, 2), small).unflatten(0, maps.shape[:3])
@@ -89,14 +97,7 @@ def view(
         if len(sides) > 1
         else [],
         "boxes": boxes_of(recipe.layout),
-        "maps": None
-        if sheet is None
-        else {
-            "image": data_url(sheet.image),
-            "words": sheet.words,
-            "peaks": sheet.peaks,
-            "steps": sheet.steps,
-        },
+        "maps": None if sheet is None else sheet.shown(),
         "loss": loss,
     }
 

@@ -91,6 +91,8 @@ def read_task(
     request = read_request(studio, limits, prompt, negative_prompt, subjects=subjects, layout=layout, **sampling)
     with field("grounding"):
         gates = read_grounding(None if grounding == PLAIN else grounding)
+        if gates is not None and not studio.has_gates:
+            raise ValueError("this model has no gates that could be told of boxes.")
     request = replace(request, grounding=None if gates is None else gates.to_json())
     methods = read_method(studio, method, settings or {})
     check(studio, request, methods)

@@ -91,6 +91,8 @@ def align_prompts(source: str, target: str, tokenizer: Any, length: int, parser:
                 for token, parse, found in zip(tokens, parses, (old, new), strict=True)
             ]
             _hand_on(matrix, *positions)
+        for word in after if changed else ():  # an inserted one is in no pair
+            _positions(tokens[1], parses[1], word, needed=True)
     return PromptAlignment(tuple(changes), matrix, matrix.sum(0).clamp(max=1))
 
 

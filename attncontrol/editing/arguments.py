@@ -21,7 +21,7 @@ from attncontrol.prompt.subjects import find_words
 
 # what `edit` decides itself, or cannot combine with injected attention
 NOT_TAKEN = frozenset(
-    "control subjects layout grounding record_maps prompt_embeds negative_prompt_embeds latents generator "
+    "control subjects layout grounding prompt_embeds negative_prompt_embeds latents generator "
     "num_images_per_prompt eta return_dict prompt_2 negative_prompt_2 callback_on_step_end_tensor_inputs".split()
 )
 OF_THE_INVERSION = frozenset("num_inference_steps guidance_scale height width negative_prompt clip_skip".split())

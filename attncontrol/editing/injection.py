@@ -17,6 +17,7 @@ from attncontrol.attention.capture import attention_arguments, attention_probabi
 from attncontrol.attention.layers import Layer, Size
 from attncontrol.editing.alignment import PromptAlignment
 from attncontrol.editing.blend import LocalBlend
+from attncontrol.editing.maps import StepMaps
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Injection:
 
     `cross` and `self_attention` are the fractions of the steps, from the first, in which the edits take over the
     attention of their sources; `factors` [positions] multiply columns of the edits' cross-attention in every step.
-    `finest` is the largest size of self-attention that is copied. `fraction` is how much of the run is done.
+    `finest` is the largest size of self-attention that is copied. `maps` keeps cross-attention as it is used.
+    `fraction` is how much of the run is done.
     """
 
     alignment: PromptAlignment
@@ -35,6 +37,7 @@ class Injection:
     finest: Size
     factors: Tensor | None = None
     blend: LocalBlend | None = None
+    maps: StepMaps | None = None
     fraction: float = field(default=0.0, init=False)
 
     def wants(self, layer: Layer) -> bool:
@@ -56,6 +59,8 @@ class Injection:
             edit = edit * self.factors.to(edit)
         if layer.is_cross and self.blend is not None:
             self.blend.add(source, edit, layer.size)
+        if layer.is_cross and self.maps is not None:
+            self.maps.add(source, edit, layer.size)
         return torch.cat([probabilities[:-n], edit])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from attncontrol.attention.layers import Size
@@ -100,3 +101,10 @@ def to_pixels(picture: Image.Image) -> Tensor:
 def picture_hash(picture: Image.Image) -> str:
     """SHA-256 of the pixels."""
     return hashlib.sha256(picture.tobytes()).hexdigest()
+
+
+def save_edit(picture: Image.Image, file: BinaryIO, facts: dict[str, Any]) -> None:
+    """Writes a PNG that carries how it was made as JSON under "attncontrol-edit"."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("attncontrol-edit", json.dumps(facts, ensure_ascii=False))
+    picture.save(file, "PNG", pnginfo=text)

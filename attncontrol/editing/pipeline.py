@@ -20,6 +20,7 @@ from attncontrol.editing.dynamic_prompt_learning import DynamicPromptLearning
 from attncontrol.editing.injection import Injection, observed
 from attncontrol.editing.inversion import Inversion, InversionMethod
 from attncontrol.editing.inverting import Inverter, OnStep, Request, find_nouns
+from attncontrol.editing.maps import StepMaps
 from attncontrol.editing.null_text import NullText
 from attncontrol.editing.pictures import read_picture
 from attncontrol.editing.published import (
@@ -39,11 +40,15 @@ from attncontrol.prompt.align import tokenize
 
 @dataclass
 class EditOutput(BaseOutput):
-    """Result of an edit: the edited `images`, the `sources` they came from, and the `changes` between the prompts."""
+    """Result of an edit: the edited `images`, the `sources` they came from, and the `changes` between the prompts.
+
+    `maps` [2, images, steps, positions, height, width] are the cross-attention of sources and edits, if wanted.
+    """
 
     images: Any
     sources: Any
     changes: tuple[Change, ...]
+    maps: Tensor | None = None
 
 
 class EditingMixin:
@@ -60,6 +65,7 @@ class EditingMixin:
         self_attention: float | None = None,
         local: str | Sequence[str] = (),
         weights: Mapping[str, float] | None = None,
+        record_maps: bool = False,
         variant: Literal["default", "reference"] = "default",
         parser: Any = None,
         **kwargs: Any,
@@ -80,6 +86,7 @@ class EditingMixin:
             self_attention: The same for self-attention, 0.4 by default; more keeps more of the source's shapes.
             local: Words of either prompt; the image changes only where they look.
             weights: Factors for the attention of words of `prompt`, as in {"big": 3.0}.
+            record_maps: Whether to keep where every position of the prompts is looked at, for `maps` of the result.
             variant: "reference" for prompt-to-prompt as the published code of Dynamic Prompt Learning has it.
             parser: As in a call of the pipeline.
             **kwargs: Other arguments of the pipeline, such as num_inference_steps, guidance_scale, height, width,
@@ -101,6 +108,7 @@ class EditingMixin:
         injection = build(family, before, prompt, n, (cross, self_attention), local, weights, layers, steps, parser)
         if not injection.alignment.changes and not weights:
             raise ValueError(f"the prompts are equal ({prompt!r}): change a word, or give weights")
+        injection.maps = StepMaps(injection.finest) if record_maps else None
         negative, on_step = kwargs.pop("negative_prompt", None), kwargs.pop("callback_on_step_end", None)
         compiled = uncompiled() if family.parts.is_compiled else nullcontext()
         replay = nullcontext()
@@ -113,7 +121,8 @@ class EditingMixin:
                 callback_on_step_end=_step_end(injection, on_step),
                 **kwargs,
             )
-        return EditOutput(output.images[n:], output.images[:n], injection.alignment.changes)
+        maps = None if injection.maps is None else injection.maps.result()
+        return EditOutput(output.images[n:], output.images[:n], injection.alignment.changes, maps)
 
     def invert(
         self,
@@ -297,6 +306,8 @@ def _step_end(injection: Injection, then: Callable[..., Any] | None) -> Callable
 
     def step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         injection.fraction = (index + 1) / pipe.num_timesteps
+        if injection.maps is not None:
+            injection.maps.end_step()
         if injection.blend is not None:
             sources, edits = tensors["latents"].chunk(2)
             tensors["latents"] = torch.cat([sources, injection.blend(sources, edits)])

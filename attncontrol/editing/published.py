@@ -51,6 +51,8 @@ class PublishedInjection(Injection):
         changed = torch.cat([probabilities[:-1], edit])
         if layer.is_cross and isinstance(self.blend, PublishedBlend):
             self.blend.add_rows(changed, layer)
+        if layer.is_cross and self.maps is not None:
+            self.maps.add(source, edit, layer.size)
         return changed
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -178,7 +178,7 @@ def save_image(
         image.save(file, format="PNG", pnginfo=info)
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path | BinaryIO) -> Recipe:
     """The recipe of an image that `save_image` wrote.
 
     The picture is not decoded, however large it says it is; its checksums tell whether the file is whole.

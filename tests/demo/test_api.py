@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 from typer.testing import CliRunner
 
 from attncontrol.cli import app
@@ -29,7 +30,7 @@ def client(server, tmp_path_factory):
 
 def test_only_the_documented_endpoints_are_public(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(named) == {"/methods", "/parse", "/layout", "/generate", "/compare"}
+    assert set(named) == {"/methods", "/parse", "/layout", "/generate", "/compare", "/edit", "/edit_picture"}
 
 
 def test_methods_parse_and_layout(client):
@@ -73,6 +74,24 @@ def test_compare_returns_a_grid_and_verdicts(client):
     assert set(verdicts[0]["right"]) == {"cat", "frog"}
 
 
+def test_edit_draws_before_and_after(client):
+    before, after, told = client.predict("a red car and a cat", "a blue car and a cat", steps=2, api_name="/edit")
+    assert told["changes"] == ["red -> blue"] and told["cross"] == 0.8
+    assert Path(before).read_bytes() != Path(after).read_bytes()
+
+
+def test_edit_takes_a_picture(client, tmp_path):
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "photo.png")
+    photo = handle_file(tmp_path / "photo.png")
+    *_, told = client.predict(photo, "a red car", "a blue car", steps=2, api_name="/edit_picture")
+    assert told["method"] == "ddim" and "seed" not in told
+    with pytest.raises(AppError, match="to: Both prompts say the same"):
+        client.predict(photo, "a red car", "a red car", api_name="/edit_picture")
+    (tmp_path / "photo.png").write_text("no picture")
+    with pytest.raises(AppError, match="picture: This is no PNG, JPEG or WebP picture"):
+        client.predict(handle_file(tmp_path / "photo.png"), "a car", "a cat", steps=2, api_name="/edit_picture")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -92,6 +111,7 @@ def test_compare_returns_a_grid_and_verdicts(client):
         ({"prompt": "a cat\0"}, "prompt: This has a control character"),
         ({"method": "ebma"}, "method: Unknown method 'ebma', did you mean 'ebama'"),
         ({"method": "boxdiff"}, "layout: This method needs boxes"),
+        ({"grounding": "gligen", "layout": {"cat": [0, 0, 1, 1]}}, "grounding: This model has no gates"),
     ],
 )
 def test_wrong_values_are_named(client, arguments, says):

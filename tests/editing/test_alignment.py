@@ -73,3 +73,13 @@ def test_a_changed_word_that_the_encoder_cuts_off_is_refused_by_name():
     long = "cat and " * 40
     with pytest.raises(ValueError, match=r"'dog'.*lies beyond the 77 positions"):
         align(f"{long} a dog", f"{long} a lion")
+
+
+def test_an_inserted_word_that_the_encoder_cuts_off_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"the changed word .* lies beyond the 77 positions"):
+        align("a dog", "a dog " + "and a cat " * 30)
+
+
+@pytest.mark.parametrize("target", ["a  cat", "a cat ", "a\ncat", "a cat, 🐱"])
+def test_spaces_and_signs_are_no_words_beyond_the_encoders_end(target):
+    align("a cat", target)

@@ -7,7 +7,7 @@ const make = (tag, attributes = {}, ...children) => {
   return node;
 };
 const KEPT = 12;
-const STORE = "attncontrol-results";
+const STORE = props.store ?? "attncontrol-results";
 const LABELS = { right: "there", missing: "missing", "wrong colour": "wrong colour", "in the wrong place": "in the wrong place" };
 const heatAt = (value) => {
   const at = Math.min(1, Math.max(0, value)) * (props.heat.length - 1);
@@ -184,7 +184,7 @@ function pictures(view) {
   if (!over || view.sides.length < 2) return make("div", { className: `sides of-${view.sides.length}` }, ...view.sides.map((side) => figure(side, view)));
   const [below, above] = view.sides.map((side) => frame(side, view));
   const range = make("input", { type: "range", min: 0, max: 100, value: 50 });
-  range.setAttribute("aria-label", "How much of the picture without control is seen, in percent");
+  range.setAttribute("aria-label", `How much of the picture ${view.sides[0].title} is seen, in percent`);
   const cut = () => (above.style.clipPath = `inset(0 0 0 ${range.value}%)`);
   range.oninput = cut;
   cut();
@@ -277,7 +277,7 @@ function rest() {
 
 function showNothing() {
   rest();
-  root.replaceChildren(make("p", { className: "sentence", textContent: "The same seed, without and with control, appears here." }), make("div", { className: "sides" }));
+  root.replaceChildren(make("p", { className: "sentence", textContent: props.hint ?? "The same seed, without and with control, appears here." }), make("div", { className: "sides" }));
 }
 
 function show(view) {
