@@ -1,0 +1,1 @@
+"""A mutation check: how many small faults in the package the tests notice."""

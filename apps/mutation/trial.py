@@ -1,0 +1,117 @@
+"""Trying a mutant: a fork of this process imports the package with the change and runs tests.
+
+A fork has torch, diffusers and pytest already, which take seconds to import. It runs only tests that need no other
+process: what those start would not see the change.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.abc
+import importlib.util
+import os
+import pickle
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OWN = ("attncontrol", "tests", "apps")
+SLOWEST = 20  # seconds on the clock for one of the processor: tests may wait, but not for ever
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How tests ended: pytest's exit status, or minus the signal that ended it; and the processor's seconds."""
+
+    status: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether all tests passed."""
+        return self.status == 0
+
+
+class _Mutating(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports one module from a syntax tree."""
+
+    def __init__(self, module: str, path: Path, tree: ast.Module) -> None:
+        self.module, self.path, self.tree = module, path, tree
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        return (
+            importlib.util.spec_from_file_location(fullname, self.path, loader=self)
+            if fullname == self.module
+            else None
+        )
+
+    def get_source(self, fullname: str) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self.tree, str(self.path), "exec", dont_inherit=True)
+
+
+def try_tests(tests: Sequence[str], path: Path, tree: ast.Module | None, limit: float) -> Trial:
+    """Runs tests with a module replaced until one fails, or `limit` seconds of the processor are over.
+
+    Args:
+        tests: Files or folders, as pytest takes them.
+        path: The module's file, relative to the folder this runs in.
+        tree: Its syntax tree; None leaves it as it is.
+        limit: Past it the tests count as failed: a loop that does not end.
+    """
+
+    def run() -> int:
+        import pytest
+
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
+        signal.alarm(int(limit * SLOWEST) + 60)
+        if tree is not None:
+            sys.meta_path.insert(0, _Mutating(".".join(path.with_suffix("").parts), path, tree))
+        return pytest.main(["-n", "0", "-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *tests])
+
+    return _in_a_fork(run)
+
+
+def import_beforehand(tests: Sequence[str]) -> None:
+    """Imports all that tests import, except for what is ours and may be changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = Path(folder, "names")
+
+        def collect() -> int:
+            import pytest
+
+            status = pytest.main(["-n", "0", "-q", "--collect-only", "-p", "no:cacheprovider", "-W", "ignore", *tests])
+            names.write_bytes(pickle.dumps([name for name in sys.modules if name.partition(".")[0] not in OWN]))
+            return status
+
+        trial = _in_a_fork(collect)
+        if not trial.passed:
+            raise ValueError(f"pytest cannot collect {' '.join(tests)}: it ends with {trial.status}")
+        for name in pickle.loads(names.read_bytes()):
+            try:
+                importlib.import_module(name)
+            except Exception:  # some exist only once another has made them
+                continue
+
+
+def _in_a_fork(run: Callable[[], int]) -> Trial:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nothing, stream)
+            status = int(run())
+        finally:
+            os._exit(status)
+    _, status, usage = os.wait4(child, 0)
+    return Trial(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
