@@ -34,7 +34,7 @@ def flux_family(pipe: Any) -> FluxFamily:
             f"{name} cannot insert: insertion needs joint attention, that is a FLUX.1 pipeline. Load one, as the "
             "bundled 'emoji-flux' or black-forest-labs/FLUX.1-dev"
         )
-    config = family.denoiser.config
+    config: Any = family.denoiser.config
     if config.out_channels not in (None, config.in_channels):
         raise ValueError(
             f"{name} cannot insert: its transformer takes masks or controls beside the latents. Load a text-to-image "
@@ -95,7 +95,7 @@ def subject_positions(family: FluxFamily, thing: str, target: str, published: bo
 def read_call(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Steps, guidance scale, text length and size in pixels: given, else the checkpoint's, else those published."""
     known = {**CALL, **default_call(pipe.name_or_path or "")}
-    call = {name: known.get(name) if value is None else value for name, value in given.items()}
+    call: dict[str, Any] = {name: known.get(name) if value is None else value for name, value in given.items()}
     for name in ("num_inference_steps", "max_sequence_length"):
         if not isinstance(call[name], int) or isinstance(call[name], bool) or not 1 <= call[name] <= 1000:
             raise ValueError(f"{name} must be a whole number from 1 to 1000, got {call[name]!r}")
@@ -147,7 +147,8 @@ def map_layers(layers: list[Layer], patterns: str) -> list[Layer]:
 def check_model(family: FluxFamily, prompts: tuple[str, str], length: int) -> None:
     """Raises ValueError if the text encoder would cut words off; warns of a model made for few steps."""
     family.check_encoding(prompts, {"max_sequence_length": length})
-    if not family.denoiser.config.guidance_embeds:
+    config: Any = family.denoiser.config
+    if not config.guidance_embeds:
         warnings.warn(
             "this FLUX has no guidance embedding and was made for few steps (schnell): Add-it was made for FLUX.1-dev",
             stacklevel=3,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Flow:
         ids: Positions of the image's tokens, [tokens, 3].
     """
 
-    def __init__(self, transformer: nn.Module, sigmas: Tensor, ids: Tensor) -> None:
+    def __init__(self, transformer: Any, sigmas: Tensor, ids: Tensor) -> None:
         self.transformer, self.sigmas, self.ids = transformer, sigmas, ids
         self.calls = 0
 
