@@ -63,9 +63,9 @@ class Flow:
         return moved.to(velocity.dtype)
 
     def noised(self, latents: Tensor, noise: Tensor, index: int) -> Tensor:
-        """Clean latents at the noise level before a step."""
-        sigma = self.sigmas[index].to(latents.dtype)
-        return (1 - sigma) * latents + sigma * noise
+        """Clean latents at the noise level before a step, computed in float32."""
+        sigma = self.sigmas[index]
+        return ((1 - sigma) * latents.float() + sigma * noise.float()).to(latents.dtype)
 
 
 def sigmas_of(scheduler: Any, steps: int, tokens: int) -> Tensor:
