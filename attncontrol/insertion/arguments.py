@@ -34,7 +34,7 @@ def flux_family(pipe: Any) -> FluxFamily:
             f"{name} cannot insert: insertion needs joint attention, that is a FLUX.1 pipeline. Load one, as the "
             "bundled 'emoji-flux' or black-forest-labs/FLUX.1-dev"
         )
-    config = family.denoiser.config
+    config: Any = family.denoiser.config
     if config.out_channels not in (None, config.in_channels):
         raise ValueError(
             f"{name} cannot insert: its transformer takes masks or controls beside the latents. Load a text-to-image "
@@ -94,11 +94,11 @@ def subject_positions(family: FluxFamily, thing: str, target: str, published: bo
 
 def read_call(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Steps, guidance scale, text length and size in pixels: given, else the checkpoint's, else those published."""
-    known = {**CALL, **default_call(pipe.name_or_path or "")}
-    call = {name: known.get(name) if value is None else value for name, value in given.items()}
-    for name in ("num_inference_steps", "max_sequence_length"):
-        if not isinstance(call[name], int) or isinstance(call[name], bool) or not 1 <= call[name] <= 1000:
-            raise ValueError(f"{name} must be a whole number from 1 to 1000, got {call[name]!r}")
+    known = {**CALL, **(default_call(pipe.name_or_path) if pipe.name_or_path else {})}
+    call: dict[str, Any] = {name: known.get(name) if value is None else value for name, value in given.items()}
+    for name, most in (("num_inference_steps", 1000), ("max_sequence_length", 512)):
+        if not isinstance(call[name], int) or isinstance(call[name], bool) or not 1 <= call[name] <= most:
+            raise ValueError(f"{name} must be a whole number from 1 to {most}, got {call[name]!r}")
     scale = call["guidance_scale"]
     if not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
         raise ValueError(f"guidance_scale must be a number from 0 on, got {scale!r}")
@@ -125,8 +125,10 @@ def read_settings(pipe: Any, settings: Any, is_picture: bool) -> AddIt:
         return settings
     if settings is not None and not isinstance(settings, Mapping):
         raise TypeError(f"settings must be an AddIt or a mapping of its settings, not {type(settings).__name__}")
-    tuned = insertion_settings(pipe.name_or_path or "").get("pictures" if is_picture else "drawn", {})
-    chosen = {**({} if (settings or {}).get("variant") == "reference" else tuned), **(settings or {})}
+    given = settings or {}
+    has_own = pipe.name_or_path and given.get("variant") != "reference"
+    tuned = insertion_settings(pipe.name_or_path).get("pictures" if is_picture else "drawn", {}) if has_own else {}
+    chosen = {**tuned, **given}
     try:
         return AddIt.for_pictures(**chosen) if is_picture else AddIt(**chosen)
     except TypeError as error:
@@ -147,7 +149,8 @@ def map_layers(layers: list[Layer], patterns: str) -> list[Layer]:
 def check_model(family: FluxFamily, prompts: tuple[str, str], length: int) -> None:
     """Raises ValueError if the text encoder would cut words off; warns of a model made for few steps."""
     family.check_encoding(prompts, {"max_sequence_length": length})
-    if not family.denoiser.config.guidance_embeds:
+    config: Any = family.denoiser.config
+    if not config.guidance_embeds:
         warnings.warn(
             "this FLUX has no guidance embedding and was made for few steps (schnell): Add-it was made for FLUX.1-dev",
             stacklevel=3,

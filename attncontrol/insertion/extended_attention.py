@@ -130,8 +130,8 @@ class ExtendedAttention:
         finally:
             for name, module in self.modules.items():
                 vars(module).pop("forward", None)
-                if own[name] is not None:
-                    module.forward = own[name]
+                if (forward := own[name]) is not None:
+                    module.forward = forward
 
     def _wrapped(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)

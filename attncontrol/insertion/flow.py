@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Flow:
         ids: Positions of the image's tokens, [tokens, 3].
     """
 
-    def __init__(self, transformer: nn.Module, sigmas: Tensor, ids: Tensor) -> None:
+    def __init__(self, transformer: Any, sigmas: Tensor, ids: Tensor) -> None:
         self.transformer, self.sigmas, self.ids = transformer, sigmas, ids
         self.calls = 0
 
@@ -63,9 +63,9 @@ class Flow:
         return moved.to(velocity.dtype)
 
     def noised(self, latents: Tensor, noise: Tensor, index: int) -> Tensor:
-        """Clean latents at the noise level before a step."""
-        sigma = self.sigmas[index].to(latents.dtype)
-        return (1 - sigma) * latents + sigma * noise
+        """Clean latents at the noise level before a step, computed in float32."""
+        sigma = self.sigmas[index]
+        return ((1 - sigma) * latents.float() + sigma * noise.float()).to(latents.dtype)
 
 
 def sigmas_of(scheduler: Any, steps: int, tokens: int) -> Tensor:

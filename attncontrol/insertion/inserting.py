@@ -123,7 +123,7 @@ class Inserter:
                 latents = torch.cat([latents[:1], self.flow.noised(clean, noise[1:], index)])
             velocity = self._velocity(run, latents, velocity, index)
             moved = self.flow.step(latents[-len(velocity) :], velocity, index)
-            if self.settings.offset and path is not None and len(moved) > 1:
+            if self.settings.offset and path is not None:
                 moved = torch.cat([moved[:1], moved[1:] + path[index + 1] - moved[:1]])
             if index in self.plan.blend:
                 moved = self._blend(run, latents, velocity, moved, index)
@@ -133,17 +133,17 @@ class Inserter:
         return run
 
     def _velocity(self, run: Inserted, latents: Tensor, last: Tensor, index: int) -> Tensor:
-        """That of the rows this step needs: the target's alone once it neither sees its source nor is blended."""
+        """That of the rows this step needs: the target's alone once the source's is of no use any more."""
         attention, scene = self.attention, self.scene
         attention.layers = self._extended(index)
         attention.recorded = self._recorded(index)
         alone = not attention.layers and not self._needs_source(index) and not self.is_reference
-        rows = slice(1, 2) if alone else slice(0, 2)
+        first = 1 if alone else 0
+        texts, guidance = scene.texts[first:], scene.guidance[first:]
 
         def call(gamma: float) -> Tensor:
             attention.gamma = gamma
-            return self.flow.velocity(latents[-len(scene.texts[rows]) :], self.flow.sigmas[index], scene.texts[rows],
-                                      scene.guidance[rows])  # fmt: skip
+            return self.flow.velocity(latents[-len(texts) :], self.flow.sigmas[index], texts, guidance)
 
         if index != self.plan.weigh:
             return call(run.gamma)
@@ -177,8 +177,7 @@ class Inserter:
         return frozenset(layer.name for layer in self.scene.map_layers) if wanted else frozenset()
 
     def _needs_source(self, index: int) -> bool:
-        later = (*range(index, self.plan.joint), *range(index, self.plan.single))
-        return bool(later) or any(blend >= index for blend in self.plan.blend)
+        return self.settings.offset or any(index <= blend for blend in self.plan.blend)
 
     def _blend(self, run: Inserted, latents: Tensor, velocity: Tensor, moved: Tensor, index: int) -> Tensor:
         """The latents after a step with the source's around the new thing."""
@@ -209,7 +208,8 @@ def subject_attention(seen: dict[str, list[tuple[Tensor, Tensor]]], published: b
     """
     if published:
         return torch.stack([accumulated(steps)[-1] for steps in seen.values()]).mean(0)
-    return torch.stack([sum(image for _, image in steps).mean(0) for steps in seen.values()]).mean(0)
+    summed = [torch.stack([from_image for _, from_image in steps]).sum(0) for steps in seen.values()]
+    return torch.stack(summed).mean((0, 1))
 
 
 def accumulated(steps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

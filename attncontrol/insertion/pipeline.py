@@ -92,26 +92,27 @@ class InsertionMixin:
             ValueError: If the pipeline, a prompt, the picture or a value cannot be used, or numbers stop being finite.
             TypeError: If the source is no prompt and no picture, or the settings are none.
         """
-        family = arguments.flux_family(self)
+        pipe: Any = self
+        family = arguments.flux_family(pipe)
         image, before = arguments.read_source(source, prompt)
         after = arguments.read_target(before, thing, prompt_target)
         seeds = arguments.read_seeds(seed, seed_target)
-        call = arguments.read_call(self, {
+        call = arguments.read_call(pipe, {
             "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "height": height,
             "width": width, "max_sequence_length": max_sequence_length,
         })  # fmt: skip
         if output_type not in ("pil", "latent"):
             raise ValueError(f"output_type must be 'pil' or 'latent', not {output_type!r}")
-        chosen = arguments.read_settings(self, settings, image is not None)
+        chosen = arguments.read_settings(pipe, settings, image is not None)
         arguments.check_model(family, (before, after), call["max_sequence_length"])
         picture = None if image is None else read_picture(image, (call["height"], call["width"]))
         tokens = arguments.subject_positions(family, thing, after, chosen.variant == "reference")
         compiled = uncompiled() if family.parts.is_compiled else nullcontext()
         with compiled:
-            run = _Run(self, family, call, chosen, (before, after), picture is not None)
+            run = _Run(pipe, family, call, chosen, (before, after), picture is not None)
             found = run.insert(picture, seeds, tokens, segmenter, on_step)
         images, sources = (run.decode(latents, output_type) for latents in (found.target, found.source))
-        self.maybe_free_model_hooks()
+        pipe.maybe_free_model_hooks()
         return InsertOutput(images, sources, after, found.gamma, found.mask)
 
 
@@ -175,11 +176,9 @@ class _Run:
 
         As published the target's is the second row of a draw of two.
         """
-        rows, ids = [], None
-        for row, seed in enumerate(seeds):
-            drawn, ids = self._draw(seed, row + 1 if self.settings.variant == "reference" else 1)
-            rows.append(drawn[-1:])
-        return torch.cat(rows), ids
+        published = self.settings.variant == "reference"
+        drawn = [self._draw(seed, row + 1 if published else 1) for row, seed in enumerate(seeds)]
+        return torch.cat([noise[-1:] for noise, _ in drawn]), drawn[0][1]
 
     def _draw(self, seed: int, rows: int) -> tuple[Tensor, Tensor]:
         config, states = self.family.denoiser.config, self.scene.texts[0].states

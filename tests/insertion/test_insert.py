@@ -201,6 +201,7 @@ def test_a_thing_named_twice_is_meant_where_it_is_named_last(pipe):
         ({"seed_target": 1.5}, "seed_target must be a whole number"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1 to 1000, got 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number from 0 on"),
+        ({"max_sequence_length": 513}, "max_sequence_length must be a whole number from 1 to 512"),
         ({"height": 30}, "height must be a positive multiple of 4, got 30"),
         ({"max_sequence_length": 2}, "max_sequence_length=2 cuts off"),
         ({"output_type": "np"}, "output_type must be 'pil' or 'latent', not 'np'"),

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from attncontrol.insertion import AddIt
+from attncontrol.models import insertion_settings
 
 
 def test_the_published_settings_at_the_published_number_of_steps():
@@ -21,6 +22,12 @@ def test_windows_go_with_the_number_of_steps_but_not_in_the_reference():
 def test_settings_survive_json():
     settings = AddIt(gamma=1.2, blend=(0.4, 0.8))
     assert AddIt(**json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_the_bundled_models_own_settings_can_be_used():
+    own = insertion_settings("emoji-flux")
+    assert set(own) == {"drawn", "pictures"}
+    assert AddIt(**own["drawn"]).gamma > 1 < AddIt.for_pictures(**own["pictures"]).gamma
 
 
 @pytest.mark.parametrize(
