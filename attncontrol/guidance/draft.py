@@ -114,7 +114,8 @@ class Draft:
                 f"{self.part.method.name} chooses the noise that sampling starts from, and a {type(pipe).__name__} "
                 "starts from a picture: leave it out"
             )
-        if "timestep" not in call or float(self.family.timestep(call)) == 0:
+        hides_scale = self.guided.copies > 1 and getattr(pipe, "guidance_scale", None) is None
+        if "timestep" not in call or hides_scale:
             raise ValueError(f"{self.part.method.name}: no draft can be made with a {type(pipe).__name__}")
 
     def _at(self, call: Call, timestep: float) -> Call:
