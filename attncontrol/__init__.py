@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from attncontrol.losses import AStar as AStar
     from attncontrol.losses import AttendAndExcite as AttendAndExcite
     from attncontrol.losses import AttentionRefocusing as AttentionRefocusing
+    from attncontrol.losses import BestStart as BestStart
     from attncontrol.losses import BoxDiff as BoxDiff
     from attncontrol.losses import Conform as Conform
     from attncontrol.losses import Context as Context

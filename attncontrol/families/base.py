@@ -168,10 +168,10 @@ class Family(ABC):
         place = list(self._signature.parameters).index(self.latents_argument) - 1
         return (*args[:place], value, *args[place + 1 :]), kwargs
 
-    def run(self, call: Call) -> None:
-        """Calls the denoiser; what the pipeline gave by position goes by position, where hooks of others read it."""
+    def run(self, call: Call) -> Any:
+        """Calls the denoiser, with what the pipeline gave by position by position: hooks of others read it there."""
         named = {name: value for name, value in call.items() if name not in self._positional}
-        self.called(*[call[name] for name in self._positional], **named)
+        return self.called(*[call[name] for name in self._positional], **named)
 
     def latents(self, call: Call) -> Tensor:
         """The noisy latents of a call, [rows, ...], shaped as the scheduler's sample."""

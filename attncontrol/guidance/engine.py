@@ -1,8 +1,9 @@
 """Guided sampling: before a denoiser call, the latents move down the gradient of the methods' losses.
 
-In every step of the solver each image runs a program. It makes requests: to look at what some parts say of its
-latents, or to move down their gradients, first for each part's refinement, then once for all. A round is one guided
-pass over the images that wait for an answer: whoever only looks is answered at once, the others move together.
+Before the first step, parts may choose the noise (guidance/draft.py). In every step of the solver each image runs a
+program. It makes requests: to look at what some parts say of its latents, or to move down their gradients, first for
+each part's refinement, then once for all. A round is one guided pass over the images that wait for an answer: whoever
+only looks is answered at once, the others move together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from attncontrol.attention.layers import Layer, choose_size
 from attncontrol.attention.maps import index_tensor, token_means
 from attncontrol.families.base import Call, Family
 from attncontrol.guidance.cost import Memory, fits_in_memory
+from attncontrol.guidance.draft import Draft
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.guidance.record import ControlRecord, ImageRecord, StepRecord
 from attncontrol.guidance.round import Part, Round
@@ -90,20 +92,22 @@ class Engine:
             if not self.images:
                 self._choose_layers(self.family.layers(self.family.grid(call)))
             guided = GuidedPass(self.family, call, self.family.running(self.layers), prompts=len(self.targets))
+            latents = guided.start
             if not self.images:
                 guided.check_copies()
                 self._start_run(guided.images)
+                latents = self._prepare(guided)
+            prepared = latents is not guided.start
             for image in self.images:
                 self._start_step(image, self.family.timestep(call))
             if any(image.request for image in self.images):
                 guided.low_memory = self._saves_memory(guided)
-            latents = guided.start
             while waiting := [image for image in self.images if image.request]:
                 latents = self._round(guided, latents, waiting)
             if self.record_maps:
                 self._record_maps(call, latents)
         moved = any(image.step.moved for image in self.images)
-        return latents - guided.start if moved else None
+        return latents - guided.start if moved or prepared else None
 
     def _choose_layers(self, every: Sequence[Layer]) -> None:
         """Decides what each part looks at, and so what is captured."""
@@ -129,6 +133,21 @@ class Engine:
             target = self.targets[row // (images // prompts)]
             self.images.append(GuidedImage(row, target, ImageRecord(target.structure, layout=target.layout)))
 
+    def _prepare(self, guided: GuidedPass) -> Tensor:
+        """What sampling starts from, by the parts that choose it: [images, ...]."""
+        noise = guided.start
+        for number, part in enumerate(self.parts):
+            images = [image for image in self.images if part.method.focus(self._context(image, number))]
+            if not images:
+                continue
+            draft = Draft(guided, part, images, [self._context(image, number) for image in images])
+            rows = index_tensor([image.row for image in images], noise.device)
+            if (prepared := part.method.prepare(noise[rows], draft)) is not None:
+                noise = noise.index_copy(0, rows, prepared.noise)
+                for image, loss in zip(images, prepared.losses.tolist(), strict=True):
+                    image.record.spared |= part.method.spares(loss)
+        return noise
+
     def _check_maps(self) -> None:
         """Warns where a method's maps are too coarse for the layout."""
         for target in self.targets:
@@ -141,7 +160,7 @@ class Engine:
         image.without_effect = set()
         image.carries.update(image.next_carries)
         image.program = self._program(image)
-        image.request = next(image.program, None)
+        image.request = None if image.record.spared else next(image.program, None)
 
     def _program(self, image: GuidedImage) -> Program:
         """One image's requests in this step: each part's refinement in turn, then one plain update of all parts."""
@@ -171,7 +190,7 @@ class Engine:
             drop_padding=self.family.drop_padding,
             text=self.family.text,
             noise=self.noise,
-            refinements=image.step.refinements,
+            refinements=image.step.refinements if image.record.steps else 0,
             carry=image.carries.get(part),
             last_loss=image.last_losses.get(part),
         )

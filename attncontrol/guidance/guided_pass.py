@@ -32,11 +32,12 @@ class GuidedPass:
         self, family: Family, call: Call, layers: Sequence[Layer], low_memory: bool = False, prompts: int = 1
     ) -> None:
         self.family, self.call, self.layers, self.low_memory = family, call, layers, low_memory
+        self.prompts = prompts
         latents = family.latents(call)
         self.batch = latents.shape[0]
-        self.copies, conditional = family.batch_layout(call, prompts)
+        self.copies, self.conditional = family.batch_layout(call, prompts)
         self.images = self.batch // self.copies
-        self.first_row = conditional * self.images
+        self.first_row = self.conditional * self.images
         self.dtype = latents.dtype
         # a copy made outside inference mode can take part in autograd
         self.start = latents[self.first_row : self.first_row + self.images].clone().float()

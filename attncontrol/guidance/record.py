@@ -31,13 +31,16 @@ class ImageRecord:
 
     `maps` is float32 [steps, subjects, height, width] on the CPU: the mean cross-attention of each subject's noun,
     raw probabilities (None unless recorded). `layout` has the boxes and masks that were used, one entry per entity of
-    `structure` (None if no layout was given).
+    `structure` (None if no layout was given). `drafts` are the losses of the starting noises that were drafted, the
+    given one first; `spared` says that a draft was good enough for the image to be left alone.
     """
 
     structure: PromptStructure
     steps: list[StepRecord] = field(default_factory=list)
     maps: Tensor | None = None
     layout: Layout | None = None
+    drafts: list[float] = field(default_factory=list)
+    spared: bool = False
 
     @property
     def subjects(self) -> dict[str, tuple[int, ...]]:

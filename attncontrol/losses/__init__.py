@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from attncontrol.losses.a_star import AStar as AStar
     from attncontrol.losses.attend_and_excite import AttendAndExcite as AttendAndExcite
     from attncontrol.losses.attention_refocusing import AttentionRefocusing as AttentionRefocusing
+    from attncontrol.losses.best_start import BestStart as BestStart
     from attncontrol.losses.boxdiff import BoxDiff as BoxDiff
     from attncontrol.losses.conform import Conform as Conform
     from attncontrol.losses.ebama import Ebama as Ebama

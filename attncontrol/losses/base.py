@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -95,6 +95,23 @@ class Reading:
 
 
 Refinement = Generator[float, Reading, None]
+
+
+class Look(Protocol):
+    """What a method can ask before the first step: how good a draft from a noise is."""
+
+    def __call__(self, starts: Tensor, ahead: Sequence[float], rows: Sequence[int]) -> Tensor:
+        """The method's loss of a draft from every start [n, ...] of these rows: float32 [n] on the CPU.
+
+        `ahead` are the fractions of sampling that the draft goes to, a denoiser call each; maps are those at the last.
+        """
+
+
+class Prepared(NamedTuple):
+    """The noise to start from, [images, ...], and the loss of its draft, [images] on the CPU."""
+
+    noise: Tensor
+    losses: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +247,21 @@ class Method(ABC):
             what the evaluation before the move says.
         """
         yield from ()
+
+    def prepare(self, noise: Tensor, look: Look) -> Prepared | None:
+        """Chooses what sampling starts from, before the first step; None, the default, leaves it as it is.
+
+        No image's choice may depend on another image.
+
+        Args:
+            noise: float32 [images, ...], what the pipeline drew, in the scale of the model's input.
+            look: Drafts from a noise, and judges the draft by `evaluate`.
+        """
+        return None
+
+    def spares(self, loss: float) -> bool:
+        """Whether an image of this loss in `prepare` is left alone: no part of the sum guides it."""
+        return False
 
     def guides(self, context: Context) -> bool:
         """Whether the iteration lies in the window [start, stop) of sampling (at least one does)."""

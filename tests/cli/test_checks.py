@@ -44,7 +44,7 @@ def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
         (["--help"], 0, "compare"),
         (["generate", "--help"], 0, "--seed"),
         (["--version"], 0, "attncontrol "),
-        (["methods"], 0, "conform + syngen"),
+        (["methods"], 0, "conform + best-start"),
         (["methods", "syngn"], 2, "NAME: unknown method 'syngn', did you mean 'syngen'?"),
         (["genrate", "a cat"], 2, "Did you mean 'generate'?"),
         (["generate", "a cat", "--contrl", "syngen"], 2, "--control"),
