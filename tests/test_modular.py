@@ -10,7 +10,7 @@ from diffusers import ClassifierFreeGuidance
 from diffusers.modular_pipelines import LoopSequentialPipelineBlocks
 from diffusers.modular_pipelines.flux2.encoders import Flux2TextEncoderStep
 
-from attncontrol import AttentionControlStep, attach, method_classes
+from attncontrol import AttentionControlPipeline, AttentionControlStep, attach, method_classes
 from attncontrol.families import family_of
 from attncontrol.guidance.looking import Looking
 from tests import tiny, tiny_transformers
@@ -373,3 +373,13 @@ def test_prompts_that_are_chats_already_are_refused():
     with pytest.raises(ValueError, match="is in the chat template already"):
         run(wrapped("Z-Image", "denoise"), "Z-Image", [PROMPT], control=method("attend-and-excite"))
     run(wrapped("Z-Image"), "Z-Image", [PROMPT], control=method("attend-and-excite"))
+
+
+def test_a_checkpoint_of_a_modular_pipeline_is_no_stock_one(tmp_path):
+    pipe = tiny_modular("FLUX.1")
+    pipe.save_pretrained(str(tmp_path), overwrite_modular_index=True)
+    message = r"is a modular pipeline, FluxModularPipeline, .*ModularPipeline.from_pretrained .*attncontrol.attach"
+    with pytest.raises(ValueError, match=message):
+        AttentionControlPipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        AttentionControlPipeline.from_pipe(pipe)
