@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from attncontrol.losses import method_classes as method_classes
     from attncontrol.pipelines import AttentionControlOutput as AttentionControlOutput
     from attncontrol.pipelines import AttentionControlPipeline as AttentionControlPipeline
+    from attncontrol.pipelines.modular import AttentionControlStep as AttentionControlStep
 
 __version__ = version("attncontrol")
 
@@ -49,6 +50,7 @@ _HOMES = {
     "attach": "attncontrol.control",
     "AttentionControl": "attncontrol.control",
     "AttentionControlOutput": "attncontrol.pipelines",
+    "AttentionControlStep": "attncontrol.pipelines.modular",
     "Grounding": "attncontrol.grounding",
 }
 

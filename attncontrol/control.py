@@ -244,20 +244,24 @@ class AttentionControl:
 
         @functools.wraps(set_timesteps)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            family = family_of(self.pipe) if self._grounding is None else grounded_family(self.pipe)
-            if family.denoiser is not self._family.denoiser:
-                raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
-            self._family = family
-            if self._hooked != (family.called, family.called._compiled_call_impl):  # compiled under control
-                self._unhook()
-                self._hook()
-            self._run = self._new_run(threading.get_ident())
-            self._prompt_is_checked = False
-            if self._grounding is not None:
-                self._grounding.start(family)
+            self.begin()
             return set_timesteps(*args, **kwargs)
 
         return wrapper
+
+    def begin(self) -> None:
+        """Begins a run in this thread. Setting timesteps does so; a loop whose timesteps are set before calls this."""
+        family = family_of(self.pipe) if self._grounding is None else grounded_family(self.pipe)
+        if family.denoiser is not self._family.denoiser:
+            raise RuntimeError("the UNet was replaced under control: set it before `with attach(...)`")
+        self._family = family
+        if self._hooked != (family.called, family.called._compiled_call_impl):  # compiled under control
+            self._unhook()
+            self._hook()
+        self._run = self._new_run(threading.get_ident())
+        self._prompt_is_checked = False
+        if self._grounding is not None:
+            self._grounding.start(family)
 
     def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         run = self._run

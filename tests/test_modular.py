@@ -6,16 +6,19 @@ from typing import ClassVar
 
 import pytest
 import torch
-from diffusers import ClassifierFreeGuidance, guiders
-from diffusers.hooks import LayerSkipConfig
-from diffusers.hooks.smoothed_energy_guidance_utils import SmoothedEnergyGuidanceConfig
+from diffusers import ClassifierFreeGuidance
+from diffusers.modular_pipelines import LoopSequentialPipelineBlocks
 from diffusers.modular_pipelines.flux2.encoders import Flux2TextEncoderStep
 
-from attncontrol import attach, method_classes
+from attncontrol import AttentionControlPipeline, AttentionControlStep, attach, method_classes
 from attncontrol.families import family_of
+from attncontrol.guidance.looking import Looking
 from tests import tiny, tiny_transformers
+from tests.stock.builders import picture
+from tests.stock.modular import GUIDERS, MODULAR_PIPELINES, NegativeFirst
+from tests.test_stock_transformers import CONTROL
 from tests.test_transformers import LAYOUT, PROMPT, SLOW, method
-from tests.tiny_modular import CALLS, MODULAR
+from tests.tiny_modular import CALLS, MODULAR, modular
 
 METHODS = list(method_classes())
 MEASURED = ("SD 3", "Z-Image")  # calls apart and lists of latents; every test with every other family is a slow one
@@ -157,45 +160,15 @@ def test_it_draws_what_the_stock_pipeline_draws_under_control(family, monkeypatc
         assert losses == pytest.approx(stock_losses, abs=1e-5)
 
 
-class NegativeFirst(ClassifierFreeGuidance):
-    """A guider of a user's own, with the calls in the order of stock pipelines' batches."""
-
-    def prepare_inputs(self, data):
-        return super().prepare_inputs(data)[::-1]
-
-
-MIDDLE = "mid_block.attentions.0.transformer_blocks"
-SKIPPED = LayerSkipConfig(indices=[0], fqn=MIDDLE)
-WITHOUT_SCORES = LayerSkipConfig([0], MIDDLE, skip_attention=False, skip_attention_scores=True, skip_ff=False)
-GUIDERS = {
-    "ClassifierFreeGuidance": ClassifierFreeGuidance,
-    "ClassifierFreeGuidance, from step 1": lambda: ClassifierFreeGuidance(start=0.3),
-    "the negative prompt first": NegativeFirst,
-    "PerturbedAttentionGuidance": lambda: guiders.PerturbedAttentionGuidance(
-        perturbed_guidance_config=WITHOUT_SCORES, perturbed_guidance_start=0.0, perturbed_guidance_stop=1.0
-    ),
-    "SkipLayerGuidance": lambda: guiders.SkipLayerGuidance(
-        skip_layer_config=SKIPPED, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0
-    ),
-    "AdaptiveProjectedGuidance": lambda: guiders.AdaptiveProjectedGuidance(adaptive_projected_guidance_momentum=-0.5),
-    "AdaptiveProjectedMixGuidance": guiders.AdaptiveProjectedMixGuidance,
-    "AutoGuidance": lambda: guiders.AutoGuidance(auto_guidance_config=SKIPPED),
-    "ClassifierFreeZeroStarGuidance": guiders.ClassifierFreeZeroStarGuidance,
-    "MagnitudeAwareGuidance": guiders.MagnitudeAwareGuidance,
-    "SmoothedEnergyGuidance": lambda: guiders.SmoothedEnergyGuidance(
-        seg_guidance_config=SmoothedEnergyGuidanceConfig([0], MIDDLE), seg_guidance_start=0.0, seg_guidance_stop=1.0
-    ),
-    "TangentialClassifierFreeGuidance": guiders.TangentialClassifierFreeGuidance,
-}
 ENDINGS = {"success": None, "failure": ZeroDivisionError, "Ctrl-C": KeyboardInterrupt}
 
 
-FEW = ("the negative prompt first", "PerturbedAttentionGuidance", "SkipLayerGuidance")
+FEW = ("PerturbedAttentionGuidance", "SkipLayerGuidance", "a guider of your own")
 
 
-@pytest.fixture(params=[pytest.param(name, marks=() if name in FEW else SLOW) for name in GUIDERS])
+@pytest.fixture(params=[pytest.param(case, id=case.name, marks=() if case.name in FEW else SLOW) for case in GUIDERS])
 def guided_pipe(request):
-    pipe = MODULAR["SD XL"](guider=GUIDERS[request.param](), scheduler=tiny.scheduler())
+    pipe = request.param.build()
     run(pipe, "SD XL", steps=3)  # hooks of some guiders leave their registry behind
     return pipe
 
@@ -246,6 +219,28 @@ def test_with_every_guider_the_prompt_is_looked_at_not_the_negative_one(guided_p
             run(guided_pipe, "SD XL", steps=1, negative_prompt=negative)
         losses.append(control.record.images[0].steps[0].losses["attend-and-excite"])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in MODULAR_PIPELINES])
+def test_control_acts_with_all_that_pipelines_take(case):
+    pipe = case.build()
+
+    def draw():
+        torch.manual_seed(0)  # for what a pipeline draws without its generator
+        call = {"num_inference_steps": 3, "generator": torch.Generator().manual_seed(0), **case.call}
+        return pipe(prompt=case.prompt, **call, output="latents")
+
+    plain, before = draw(), left_behind(pipe)
+    with attach(pipe, 0 * CONTROL, prompt=case.prompt):
+        assert torch.equal(draw(), plain), "weight 0 changes nothing"
+    with attach(pipe, CONTROL, prompt=case.prompt) as control:
+        guided = draw()
+    assert left_behind(pipe) == before
+    first = control.record.images[0].steps[0]
+    losses = first.losses["attend-and-excite"]
+    assert first.moved and first.refinements == 1 and losses[1] < losses[0]
+    assert torch.isfinite(guided).all() and (guided - plain).norm() > 1e-4 * plain.norm()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -301,3 +296,90 @@ def test_a_guider_that_changes_the_model_before_the_call_for_the_prompt_is_refus
         attach(pipe, method("attend-and-excite"), prompt=PROMPT),
     ):
         run(pipe, "SD 3")
+
+
+def test_a_run_has_as_many_steps_as_its_blocks_take():
+    """An image-to-image run begins in the middle of the scheduler's timesteps, and Euler's scheduler counts from 0."""
+    pipe = tiny_modular("SD XL")
+    seen = []
+    control = method("attend-and-excite", stop=0.5)
+    with attach(pipe, control, prompt=PROMPT) as controlled:
+        run(pipe, "SD XL", steps=8, image=picture(), strength=0.5)
+        seen += [step.moved for step in controlled.record.images[0].steps]
+    assert seen == [True, True, False, False]
+
+
+def test_maps_are_looked_at_in_the_call_for_the_prompt():
+    pipe = MODULAR["SD 3"](guider=NegativeFirst())
+    with Looking(pipe, PROMPT) as looking:
+        plain = run(pipe, "SD 3")
+    found = looking.maps
+    pipe.update_components(guider=ClassifierFreeGuidance())
+    with Looking(pipe, PROMPT) as looking:
+        assert torch.equal(run(pipe, "SD 3"), plain)
+    assert torch.equal(looking.maps, found)
+
+
+def wrapped(family, name=None):
+    """The blocks of a tiny pipeline, all of them or the one of a name, in a block that controls them."""
+    plain = tiny_modular(family)
+    blocks = plain.blocks
+    if name is None:
+        blocks = AttentionControlStep(blocks)
+    else:
+        blocks.sub_blocks[name] = AttentionControlStep(blocks.sub_blocks[name])
+    return modular(blocks, plain.components)
+
+
+@pytest.mark.parametrize("name", [None, "denoise"])
+def test_a_block_controls_the_blocks_in_it(family, name):
+    plain, pipe, control = tiny_modular(family), wrapped(family, name), method("attend-and-excite")
+    with attach(plain, control, prompt=PROMPT) as controlled:
+        expected = run(plain, family)
+    before = left_behind(pipe)
+    call = {**CALLS.get(family, {}), "num_inference_steps": 2, "height": 32, "width": 32, "prompt": PROMPT}
+    state = pipe(**call, generator=[torch.Generator().manual_seed(0)], control=control)
+    assert torch.equal(state.latents, expected)
+    assert state.control_record.images[0].steps == controlled.record.images[0].steps
+    assert left_behind(pipe) == before
+    free = pipe(**call, generator=[torch.Generator().manual_seed(0)])
+    assert torch.equal(free.latents, run(plain, family)) and free.control_record is None
+
+
+def test_a_block_controls_a_loop_whose_timesteps_were_set_before():
+    plain, control = tiny_modular("SD 3"), method("attend-and-excite")
+    with attach(plain, control, prompt=PROMPT):
+        expected = run(plain, "SD 3")
+    blocks = plain.blocks.get_workflow("text2image")
+    (loop,) = [name for name, block in blocks.sub_blocks.items() if isinstance(block, LoopSequentialPipelineBlocks)]
+    blocks.sub_blocks[loop] = AttentionControlStep(blocks.sub_blocks[loop])
+    pipe = modular(blocks, plain.components)
+    assert torch.equal(run(pipe, "SD 3", control=control, height=128, width=128), expected)  # without the VAE's factor
+
+
+def test_a_block_takes_what_attach_takes():
+    pipe, control = wrapped("FLUX.1"), method("boxdiff")
+    with pytest.raises(ValueError, match="boxdiff"):
+        run(pipe, "FLUX.1", control=control)
+    run(pipe, "FLUX.1", control=control, layout=LAYOUT)
+    with pytest.raises(ValueError, match="'bear'"):
+        run(pipe, "FLUX.1", control="syngen", subjects=["bear"])
+    names = [param.name for param in pipe.blocks.inputs]
+    assert sorted(names) == sorted(set(names)) and {"prompt", "control", "layout", "height"} <= set(names)
+
+
+def test_prompts_that_are_chats_already_are_refused():
+    """Z-Image writes its chat into a list of prompts, which a block behind the text encoder would read."""
+    with pytest.raises(ValueError, match="is in the chat template already"):
+        run(wrapped("Z-Image", "denoise"), "Z-Image", [PROMPT], control=method("attend-and-excite"))
+    run(wrapped("Z-Image"), "Z-Image", [PROMPT], control=method("attend-and-excite"))
+
+
+def test_a_checkpoint_of_a_modular_pipeline_is_no_stock_one(tmp_path):
+    pipe = tiny_modular("FLUX.1")
+    pipe.save_pretrained(str(tmp_path), overwrite_modular_index=True)
+    message = r"is a modular pipeline, FluxModularPipeline, .*ModularPipeline.from_pretrained .*attncontrol.attach"
+    with pytest.raises(ValueError, match=message):
+        AttentionControlPipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        AttentionControlPipeline.from_pipe(pipe)

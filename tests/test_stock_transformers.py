@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attncontrol import AttendAndExcite, attach
+from attncontrol import AttendAndExcite, AttentionControlPipeline, attach
 from tests.stock.transformers import TRANSFORMER_ADDITIONS, TRANSFORMER_PIPELINES, TRANSFORMER_SCHEDULERS
 from tests.test_transformers import left_behind
 
@@ -62,3 +62,30 @@ def test_words_behind_a_picture_stand_where_the_text_encoder_read_them(name):
         run(pipe, case)
     for word, positions in control.record.images[0].subjects.items():
         assert pipe.tokenizer.decode([seen[0][positions[0] - pipe.tokenizer_max_length]]).strip() == word
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=case.name, marks=() if case.name == "FluxControlNetImg2ImgPipeline" else pytest.mark.slow
+        )
+        for case in TRANSFORMER_PIPELINES
+        if "," not in case.name
+    ],
+)
+def test_a_saved_pipeline_is_loaded_in_its_controlled_form(case, tmp_path):
+    """Image-to-image, inpainting, ControlNet, editing ones as well: the checkpoint names its stock pipeline."""
+    pipe = case.build()
+    pipe.save_pretrained(tmp_path)
+    stock = type(pipe).from_pretrained(tmp_path)
+    stock.set_progress_bar_config(disable=True)
+    plain = run(stock, case)
+    loaded = AttentionControlPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.stock_name == case.name and isinstance(loaded, type(pipe))
+    assert torch.equal(run(loaded, case), plain)
+    torch.manual_seed(0)
+    call = {"num_inference_steps": 3, "output_type": "latent", "control": CONTROL, **case.call}
+    output = loaded(prompt=case.prompt, generator=torch.Generator().manual_seed(0), **call)
+    assert output.control.images[0].steps[0].moved and not torch.equal(output.images, plain)

@@ -251,7 +251,7 @@ def first_maps(pipe, pass_, latents, call=None):
 def test_a_latent_moves_the_query_of_its_patch_and_a_token_its_key_and_no_other(family):
     """In joint attention all probabilities of a query may move as one: its softmax is over the other keys, too."""
     pipe = controlled(family)
-    if family == "Z-Image":
+    if family in ("Z-Image", "Lumina 2"):
         pipe = AttentionControlPipeline.from_pipe(TRANSFORMERS[family](refiners=0))
     of, call, layers = captured(pipe, [PROMPT, "a bear and a big red mouse"])
     pass_, tokenized = GuidedPass(of, call, layers[:1], prompts=2), tokenize(of.tokenizer, PROMPT)
@@ -287,7 +287,8 @@ def with_other_word(family, call, row, position):
         call["cap_feats"][row][position] += torch.randn(32, generator=torch.Generator().manual_seed(0))
         return call
     states = call["encoder_hidden_states"].clone()
-    place = {"AuraFlow": position - 8, "FLUX.2": position - 512 + states.shape[1]}.get(family, position)
+    behind = {"AuraFlow": 8, "FLUX.2": 512 - states.shape[1], "CogView 4": 1023 - states.shape[1]}
+    place = position - behind.get(family, 0)
     states[row, place] += torch.randn(states.shape[2], generator=torch.Generator().manual_seed(0))
     return {**call, "encoder_hidden_states": states}
 
@@ -317,7 +318,8 @@ def test_words_stand_where_the_text_encoder_read_them(pipe, family):
     kept = states_kept(family, ids, mask)
     tokenizer = pipe.tokenizer_3 if clip else getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
     for word in ("cat", "frog"):
-        position = record.subjects[word][-1] - {"SD 3": 77, "AuraFlow": 8, "FLUX.2": 512 - len(ids)}.get(family, 0)
+        first = {"SD 3": 77, "AuraFlow": 8, "FLUX.2": 512 - len(ids), "CogView 4": 1023 - len(ids)}.get(family, 0)
+        position = record.subjects[word][-1] - first
         assert tokenizer.decode([kept[position]]).strip() == word
 
 
@@ -347,6 +349,7 @@ def test_other_prompts_than_the_attached_one_are_refused(pipe):
         ("FLUX.1", {"prompt_2": "a bear"}, "prompt_2 must be left out"),
         ("FLUX.1", {"max_sequence_length": 6}, "max_sequence_length=6 cuts off 'a red cat .*needs 7"),
         ("FLUX.2", {"max_sequence_length": 32}, "max_sequence_length=32 cuts off"),
+        ("Lumina 2", {"system_prompt": "Draw:"}, "system_prompt must be left out"),
         ("Sana", {"complex_human_instruction": ["Draw:"]}, "complex_human_instruction must be left out"),
     ],
 )

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable
 
 import torch
-from diffusers import QwenImageEditPipeline, QwenImagePipeline, SanaPipeline
+from diffusers import Lumina2Pipeline, QwenImageEditPipeline, QwenImagePipeline, SanaPipeline
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -100,6 +100,28 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @functools.cache
+def lumina_tokenizer() -> PreTrainedTokenizerFast:
+    """Gemma's kind, the words of Lumina 2's system prompt one piece each."""
+    words = f"{Lumina2Pipeline(None, None, None, None, None).system_prompt} <Prompt Start>".split()
+    made = unigram(("<pad>", "<bos>"), words, pad_token="<pad>", bos_token="<bos>", model_max_length=1024)
+    start = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    made.backend_tokenizer.post_processor = start
+    return made
+
+
+@functools.cache
+def glm_tokenizer() -> PreTrainedTokenizerFast:
+    """GLM's kind: filled on the left, two start tokens, no end token."""
+    settings = {"pad_token": "<pad>", "padding_side": "left", "model_max_length": 4096}
+    made = byte_level(("<pad>", "[gMASK]", "<sop>"), [], **settings)
+    starts = [(special, made.convert_tokens_to_ids(special)) for special in ("[gMASK]", "<sop>")]
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", special_tokens=starts
+    )
+    return made
+
+
+@functools.cache
 def mistral_tokenizer() -> PreTrainedTokenizerFast:
     """Mistral's kind: filled on the left, a start token, which its chat template writes as well."""
     settings = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "padding_side": "left"}
@@ -135,6 +157,6 @@ def qwen3(tokenizer: PreTrainedTokenizerFast, width: int = 32) -> Qwen3ForCausal
     return Qwen3ForCausalLM(Qwen3Config(**sizes(tokenizer, width))).eval()
 
 
-def gemma() -> Gemma2Model:
+def gemma(tokenizer: PreTrainedTokenizerFast) -> Gemma2Model:
     torch.manual_seed(4)
-    return Gemma2Model(Gemma2Config(**sizes(gemma_tokenizer(), 32))).eval()
+    return Gemma2Model(Gemma2Config(**sizes(tokenizer, 32))).eval()

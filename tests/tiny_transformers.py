@@ -12,6 +12,8 @@ from diffusers import (
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -19,6 +21,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
@@ -36,6 +40,8 @@ from tests import tiny
 from tests.tiny_language import (
     gemma,
     gemma_tokenizer,
+    glm_tokenizer,
+    lumina_tokenizer,
     mistral_tokenizer,
     qwen3,
     qwen_tokenizer,
@@ -183,7 +189,7 @@ def sana():
     ).eval()  # fmt: skip
     pipe = SanaPipeline(
         scheduler=DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), vae=coder,
-        transformer=transformer, text_encoder=gemma(), tokenizer=gemma_tokenizer(),
+        transformer=transformer, text_encoder=gemma(gemma_tokenizer()), tokenizer=gemma_tokenizer(),
     )  # fmt: skip
     return quiet(pipe)
 
@@ -218,6 +224,41 @@ def aura_flow():
     return quiet(pipe)
 
 
+def lumina2(refiners: int = 1):
+    """A tiny Lumina 2: 128 px make 16x16 latents, 8x8 patches; three blocks behind refiners; half as many keys.
+
+    The pipeline counts 8 pixels a latent, whatever its VAE.
+    """
+    torch.manual_seed(2)
+    transformer = Lumina2Transformer2DModel(
+        sample_size=16, in_channels=4, hidden_size=32, num_layers=3, num_refiner_layers=refiners,
+        num_attention_heads=2, num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 6, 6), axes_lens=(300, 32, 32),
+        cap_feat_dim=32,
+    ).eval()  # fmt: skip
+    tokenizer = lumina_tokenizer()
+    pipe = Lumina2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
+        text_encoder=gemma(tokenizer), tokenizer=tokenizer,
+    )  # fmt: skip
+    return quiet(pipe)
+
+
+def cogview4(channels: int = 4):
+    """A tiny CogView 4: 32 px make 16x16 latents, 8x8 patches; three blocks."""
+    torch.manual_seed(2)
+    transformer = CogView4Transformer2DModel(
+        in_channels=channels, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2,
+        text_embed_dim=32, time_embed_dim=32, condition_dim=8, pos_embed_max_size=64, sample_size=16,
+        rope_axes_dim=(64, 64),
+    ).eval()  # fmt: skip
+    tokenizer = glm_tokenizer()
+    pipe = CogView4Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
+        text_encoder=qwen3(tokenizer), tokenizer=tokenizer,
+    )  # fmt: skip
+    return quiet(pipe)
+
+
 def quiet(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -234,11 +275,14 @@ TRANSFORMERS = {
     "Sana": sana,
     "Chroma": chroma,
     "AuraFlow": aura_flow,
+    "Lumina 2": lumina2,
+    "CogView 4": cogview4,
 }
 CALLS = {
     "PixArtSigmaPipeline": {"use_resolution_binning": False, "clean_caption": False},
     "SanaPipeline": {"use_resolution_binning": False, "clean_caption": False},
     "Flux2Pipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
     "Flux2KleinPipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
+    "Lumina2Pipeline": {"height": 128, "width": 128},
 }
 """What the tiny pipelines of a class must be called with."""

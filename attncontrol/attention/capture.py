@@ -132,7 +132,9 @@ class ForwardCapture(Capture):
 
         def compute(images: slice | Tensor, some: slice) -> Tensor:
             rows = range(len(query))[images] if isinstance(images, slice) else images.tolist()
-            return torch.stack([_text_part(query[i], key[i], masks[i], scale, *self.parts[i])[:, some] for i in rows])
+            texts = [_text_part(query[i], key[i], masks[i], scale, *self.parts[i])[:, some] for i in rows]
+            longest = max(text.shape[-1] for text in texts)
+            return torch.stack([F.pad(text, (0, longest - text.shape[-1])) for text in texts])
 
         image = len(range(query.shape[2])[queries])
         self.store(name, Deferred((len(query), query.shape[1], image, key.shape[2]), compute))

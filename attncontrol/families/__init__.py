@@ -13,11 +13,14 @@ from attncontrol.families.aura_flow import AuraFlowFamily
 from attncontrol.families.base import Family
 from attncontrol.families.caches import check_no_cache
 from attncontrol.families.chroma import ChromaFamily
+from attncontrol.families.cogview4 import CogView4Family
 from attncontrol.families.compiled import original
 from attncontrol.families.flux import FluxFamily
 from attncontrol.families.flux2 import Flux2Family
 from attncontrol.families.gligen import GatedUNetFamily, GroundedUNetFamily, has_gates, tells_of_guidance
+from attncontrol.families.lumina2 import Lumina2Family
 from attncontrol.families.modular import stock_classes, stock_like
+from attncontrol.families.parallel import check_not_parallel
 from attncontrol.families.pixart import PixArtFamily
 from attncontrol.families.qwen_image import QwenImageFamily
 from attncontrol.families.sana import SanaFamily
@@ -29,8 +32,10 @@ from attncontrol.families.z_image import ZImageFamily
 TRANSFORMERS: tuple[type[Family], ...] = (
     AuraFlowFamily,
     ChromaFamily,
+    CogView4Family,
     FluxFamily,
     Flux2Family,
+    Lumina2Family,
     PixArtFamily,
     QwenImageFamily,
     SanaFamily,
@@ -40,7 +45,8 @@ TRANSFORMERS: tuple[type[Family], ...] = (
 KNOWN = {name: family for family in TRANSFORMERS for name in family.denoisers}
 INSTEAD = (
     "Use a text-to-image, image-to-image, inpainting or ControlNet pipeline of Stable Diffusion 1.x, 2.x, XL or 3, "
-    "FLUX.1 or 2, PixArt, Qwen-Image, Z-Image, Sana, Chroma or AuraFlow, as StableDiffusionPipeline"
+    "FLUX.1 or 2, PixArt, Qwen-Image, Z-Image, Sana, Chroma, AuraFlow, Lumina 2 or CogView 4, as "
+    "StableDiffusionPipeline"
 )
 
 
@@ -52,6 +58,7 @@ def family_of(pipe: Any) -> Family:
     name = type(pipe).__name__
     if isinstance(denoiser, nn.Module):
         check_no_cache(denoiser, name)
+        check_not_parallel(denoiser, name)
     if type(denoiser).__name__ in KNOWN:
         return _of_transformer(pipe, denoiser, KNOWN[type(denoiser).__name__])
     if type(denoiser).__name__ != "UNet2DConditionModel":

@@ -12,6 +12,7 @@ from torch import Tensor
 from attncontrol.attention.layers import Layer, choose_size, match_layers
 from attncontrol.attention.maps import AttentionMaps, token_means
 from attncontrol.families import family_of
+from attncontrol.families.modular import see_runs, stock_like
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.prompt.align import tokenize
 
@@ -50,7 +51,7 @@ class Looking:
         per_head: bool = False,
         limit: int = 2**30,
     ) -> None:
-        self.pipe, self.pattern, self.steps = pipe, layers, steps
+        self.pipe, self.pattern, self.steps = stock_like(pipe), layers, steps
         self.per_layer, self.per_head, self.limit = per_layer, per_head, limit
         self.family = family_of(pipe)
         tokenized = tokenize(self.family.tokenizer, prompt)
@@ -85,11 +86,13 @@ class Looking:
             return stock(*args, **kwargs)
 
         scheduler.step = step
+        self._end_of_runs = see_runs(self.pipe)
         self._handle = self.family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._handle.remove()
+        self._end_of_runs()
         vars(self._scheduler).pop("step", None)
 
     def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:

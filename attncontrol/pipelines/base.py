@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from diffusers.pipelines import auto_pipeline
 from diffusers.utils import BaseOutput
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -47,9 +48,9 @@ class AttentionControlOutput(BaseOutput):
 class AttentionControlPipeline(EditingMixin, InsertionMixin):
     """Text-to-image with test-time cross-attention control.
 
-    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x, XL or 3, FLUX.1, PixArt or
-    Qwen-Image id or folder with all arguments of diffusers, and returns the controlled form of the stock pipeline that
-    the checkpoint names; `from_pipe` shares the components of an existing pipeline.
+    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x or XL id or folder, or one of a
+    diffusion transformer (docs/works_with.md), with all arguments of diffusers, and returns the controlled form of the
+    stock pipeline that the checkpoint names; `from_pipe` shares the components of an existing pipeline.
 
     Example:
         pipe = AttentionControlPipeline.from_pretrained("emoji")
@@ -118,6 +119,8 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
         Raises:
             ValueError: For a pipeline that has no controlled form.
         """
+        if isinstance(pipeline, ModularPipeline):
+            raise ValueError(_of_modular("this pipeline", type(pipeline).__name__))
         if not kwargs.keys() & {"dtype", "torch_dtype"}:
             kwargs["dtype"] = pipeline.dtype
         if cls is not AttentionControlPipeline:
@@ -127,9 +130,13 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
     @classmethod
     def _form_for(cls, path: str, kwargs: Mapping[str, Any]) -> type[AttentionControlPipeline]:
         known = ("cache_dir", "force_download", "proxies", "token", "local_files_only", "revision")
+        options = {k: v for k, v in kwargs.items() if k in known}
         try:
-            config = DiffusionPipeline.load_config(path, **{k: v for k, v in kwargs.items() if k in known})
+            config = DiffusionPipeline.load_config(path, **options)
         except OSError as error:
+            with suppress(OSError):
+                found = ModularPipeline.load_config(path, **options)
+                raise ValueError(_of_modular(f"the checkpoint {path!r}", found.get("_class_name"))) from error
             raise ValueError(f"no diffusers checkpoint at {path!r}: {error}") from error
         return cls._form(config.get("_class_name"), f"the checkpoint {path!r}")
 
@@ -143,7 +150,7 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
             stock = ", ".join(sorted({form.stock_name for form in cls._forms.values()}))
             raise ValueError(
                 f"{what} is a {class_name}, which has no controlled form; there is one for {stock} "
-                "and for pipelines of FLUX.1, Stable Diffusion 3, PixArt and Qwen-Image. Others around a Stable "
+                "and for every pipeline around a diffusion transformer that is controlled. Others around a Stable "
                 "Diffusion UNet can be controlled with attncontrol.attach"
             )
         return cls._forms[class_name]
@@ -269,6 +276,14 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
         if isinstance(output, tuple):
             return output
         return AttentionControlOutput(output.images, getattr(output, "nsfw_content_detected", None), record)
+
+
+def _of_modular(what: str, name: Any) -> str:
+    return (
+        f"{what} is a modular pipeline, {name}, which has no controlled form: load it with diffusers' "
+        "ModularPipeline.from_pretrained and load_components, and call it inside `with attncontrol.attach(...)`, or "
+        "put its blocks into attncontrol.AttentionControlStep"
+    )
 
 
 def link_to_auto_pipelines(form: type[AttentionControlPipeline]) -> None:

@@ -46,8 +46,10 @@ def chat(render: Callable[[str], str]) -> Render:
     """
 
     def rendered(prompt: str) -> tuple[str, int]:
-        before, text = render(MARK).index(MARK), render(prompt)
-        stripped = prompt.strip()
+        empty, text = render(MARK), render(prompt)
+        before, stripped = empty.index(MARK), prompt.strip()
+        if before and prompt.startswith(empty[:before]):
+            raise ValueError(f"the prompt {prompt!r} is in the chat template already: give it as it was written")
         if not stripped or not text.startswith(stripped, before):
             raise ValueError(f"the chat template of this model's tokenizer changes the prompt {prompt!r}")
         kept_spaces = text.startswith(prompt, before)

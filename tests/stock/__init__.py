@@ -5,6 +5,7 @@ The support matrix in docs/works_with.md is made of this table: `python -m tests
 
 from __future__ import annotations
 
+from tests.stock.modular import GUIDERS, MODULAR_PIPELINES
 from tests.stock.refused import REFUSED
 from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, SCHEDULERS, XL_PIPELINES
 from tests.stock.transformers import TRANSFORMER_ADDITIONS, TRANSFORMER_PIPELINES, TRANSFORMER_SCHEDULERS
@@ -12,6 +13,8 @@ from tests.stock.transformers import TRANSFORMER_ADDITIONS, TRANSFORMER_PIPELINE
 GROUPS = {
     "Stable Diffusion": PIPELINES + XL_PIPELINES,
     "Diffusion transformers": TRANSFORMER_PIPELINES,
+    "Modular pipelines": MODULAR_PIPELINES,
+    "Guiders of modular pipelines": GUIDERS,
     "Adapters": ADDITIONS + TRANSFORMER_ADDITIONS,
     "Schedulers": SCHEDULERS + TRANSFORMER_SCHEDULERS,
     "Helpers": HELPERS,

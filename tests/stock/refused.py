@@ -6,11 +6,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import DeepCache
 import diffusers
 import tokenizers
 import transformers
+from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests import tiny, tiny_transformers
 
@@ -52,6 +55,20 @@ def of_a_family(name: str, build: Callable[[], Any], reason: str, remedy: str) -
 def caching() -> Any:
     pipe = tiny_transformers.flux()
     pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig())
+    return pipe
+
+
+def parallel() -> Any:
+    """Two ranks of a process group that is none, as torch's own tests have them; diffusers counts accelerators."""
+    pipe = tiny_transformers.flux()
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        mesh = distributed.init_device_mesh("cpu", (1, 2), mesh_dim_names=("ring", "ulysses"))
+        with mock.patch("torch.accelerator.device_count", return_value=2):
+            config = diffusers.ContextParallelConfig(ulysses_degree=2, mesh=mesh)
+            pipe.transformer.enable_parallelism(config=config)
+    finally:
+        distributed.destroy_process_group()
     return pipe
 
 
@@ -118,6 +135,9 @@ REFUSED = [
         "QwenImageLayeredPipeline", tiny_transformers.qwen_image, "several pictures at once", "Use QwenImagePipeline"
     ),
     Refusal("a transformer that caches", caching, "caches features", "disable_cache"),
+    Refusal(
+        "a transformer shared out by enable_parallelism", parallel, "over several devices", "without enable_parall"
+    ),
     Refusal(
         "AnimateDiffPipeline",
         animated,

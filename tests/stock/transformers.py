@@ -205,6 +205,15 @@ TRANSFORMER_PIPELINES = [
     Case("ChromaPipeline", tiny.chroma, SIZE),
     case("ChromaImg2ImgPipeline", tiny.chroma, {**IMAGE, **SIZE}),
     Case("AuraFlowPipeline", tiny.aura_flow, SIZE),
+    Case("Lumina2Pipeline", tiny.lumina2, {"height": 128, "width": 128}),
+    Case(
+        "Lumina2Pipeline, cfg_trunc_ratio",
+        tiny.lumina2,
+        {"height": 128, "width": 128, "cfg_trunc_ratio": 0.4},
+        "steps without the negative prompt's call",
+    ),
+    Case("CogView4Pipeline", tiny.cogview4, SIZE),
+    case("CogView4ControlPipeline", lambda: tiny.cogview4(channels=8), {"control_image": picture(), **SIZE}),
 ]
 TRANSFORMER_ADDITIONS = [
     Case("LoRA, FLUX.1", lora(tiny.flux), {**SIZE, "joint_attention_kwargs": {"scale": 0.6}}),

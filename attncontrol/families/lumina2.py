@@ -1,0 +1,48 @@
+"""Lumina 2: single blocks over the text of Gemma, as long as each row's is, and the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
+from attncontrol.families.patches import PatchFamily
+from attncontrol.prompt.text import TextEncoder, behind
+
+
+class Lumina2Family(PatchFamily):
+    """A pipeline around a `Lumina2Transformer2DModel`; the negative prompt has a call of its own."""
+
+    denoisers = ("Lumina2Transformer2DModel",)
+    lora_argument = "attention_kwargs"
+    text = (slice(1, None),)  # it has no end token
+    stacks = (("layers", "single", "attn", (4 / 26, 13 / 26)),)
+    defaults = TRANSFORMER_SETTINGS
+
+    @property
+    def tokenizer(self) -> Any:
+        """Gemma's, with the pipeline's system prompt in front."""
+        beginning = f"{self.pipe.system_prompt} <Prompt Start> "
+        return reader(TextEncoder(self.pipe.tokenizer, 256, render=behind(beginning)))
+
+    def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError for another system prompt, too."""
+        super().check_encoding(prompts, arguments)
+        if arguments.get("system_prompt") not in (None, self.pipe.system_prompt):
+            raise ValueError("system_prompt must be left out under control: words are sought behind its default")
+
+    def batch_layout(self, call: Call, prompts: int) -> tuple[int, int]:
+        """One copy."""
+        return 1, 0
+
+    def timestep(self, call: Call) -> Tensor:
+        """The call's 0 (noise) to 1 on the scheduler's scale."""
+        return 1000 - super().timestep(call) * 1000
+
+    def part(self, call: Call, row: int) -> tuple[slice, slice]:
+        """The row's text without padding, then the image."""
+        text = int(call["encoder_attention_mask"][row].sum())
+        height, width = self.grid(call)
+        return slice(text, text + height * width), slice(0, text)
