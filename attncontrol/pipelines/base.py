@@ -22,6 +22,7 @@ from attncontrol.families import family_of, has_transformer_family
 from attncontrol.grounding import add_on
 from attncontrol.grounding.settings import Grounding
 from attncontrol.guidance.cost import Memory
+from attncontrol.guidance.looking import MapSettings
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.losses.combining import Control
 from attncontrol.losses.registry import nearest
@@ -151,7 +152,7 @@ class AttentionControlPipeline(EditingMixin):
         layout: Any = None,
         grounding: bool | str | Grounding | Mapping[str, Any] | None = None,
         parser: Any = None,
-        record_maps: bool = False,
+        record_maps: bool | MapSettings = False,
         memory: Memory = "auto",
         **kwargs: Any,
     ) -> AttentionControlOutput | tuple:
@@ -162,7 +163,8 @@ class AttentionControlPipeline(EditingMixin):
         for a list of prompts a list with one entry per prompt. layout: boxes (x0, y0, x1, y1) in 0..1 per phrase,
         likewise. grounding: True, "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the
         layout, with any control or none. parser: spaCy pipeline (or its name) that finds the subjects. record_maps:
-        keep each subject's attention map of every step in the result. memory: "low" trades time for memory, "auto"
+        keep each subject's attention map of every step in the result, without a control every word's; `MapSettings`
+        choose layers and steps, and what is kept apart. memory: "low" trades time for memory, "auto"
         does so if the device has too little for "fast".
 
         Returns an `AttentionControlOutput`, or the stock tuple with `return_dict=False`. Raises ValueError for
