@@ -67,6 +67,7 @@ def maps(
     pipe = load_pipeline(model, device, dtype)
     with step_progress(1, steps) as advance:
         drawn = draw(pipe, request, options.read_control(PLAIN, {}, model), number, advance)
+    assert drawn.record is not None and drawn.record.word_maps is not None  # it was asked for
     found = drawn.record.word_maps
     output.mkdir(parents=True, exist_ok=True)
     about = {"prompt": prompt, "seed": number, "words": found.words, "steps": found.steps, "layers": found.layers}

@@ -60,8 +60,8 @@ class ImageRecord:
     """One image of a run.
 
     `maps` is float32 [steps, subjects, height, width] on the CPU: the mean cross-attention of each subject's noun,
-    raw probabilities (None unless recorded). `word_maps` are those of all words, where they were asked for. `layout` has the boxes and masks that were used, one entry per entity of
-    `structure` (None if no layout was given).
+    raw probabilities (None unless recorded). `word_maps` are those of all words, where they were asked for. `layout`
+    has the boxes and masks that were used, one entry per entity of `structure` (None if no layout was given).
     """
 
     structure: PromptStructure
