@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attncontrol.control import AttentionControl as AttentionControl
     from attncontrol.control import attach as attach
     from attncontrol.grounding import Grounding as Grounding
+    from attncontrol.guidance.looking import MapSettings as MapSettings
     from attncontrol.losses import AStar as AStar
     from attncontrol.losses import AttendAndExcite as AttendAndExcite
     from attncontrol.losses import AttentionRefocusing as AttentionRefocusing
@@ -52,6 +53,7 @@ _HOMES = {
     "AttentionControlOutput": "attncontrol.pipelines",
     "AttentionControlStep": "attncontrol.pipelines.modular",
     "Grounding": "attncontrol.grounding",
+    "MapSettings": "attncontrol.guidance.looking",
 }
 
 

@@ -21,6 +21,7 @@ from attncontrol.grounding.run import GroundedRun, check_phrases, grounded_boxes
 from attncontrol.grounding.settings import Grounding, read_grounding
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.engine import Engine
+from attncontrol.guidance.looking import MapSettings
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, noise_levels, starting_calls
 from attncontrol.guidance.targets import Target
@@ -42,7 +43,7 @@ def attach(
     layout: Any = None,
     grounding: bool | str | Grounding | Mapping[str, Any] | None = None,
     parser: Any = None,
-    record_maps: bool = False,
+    record_maps: bool | MapSettings = False,
     memory: Memory = "auto",
     text_length: int | None = None,
 ) -> AttentionControl:
@@ -59,7 +60,8 @@ def attach(
             entry per prompt.
         grounding: True, "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the layout, too.
         parser: A spaCy pipeline, or its name, that finds the subjects.
-        record_maps: Whether to keep each subject's map of every step (one more denoiser pass per step).
+        record_maps: Whether to keep each subject's map of every step (one more denoiser pass per step), without a
+            control every word's; `MapSettings` choose layers and steps, and what is kept apart.
         memory: "low" recomputes activations in the backward pass instead of keeping them, "fast" keeps them, "auto"
             does so if what `attncontrol.guidance.cost` counts fits into nine tenths of the device's free memory.
         text_length: The positions of a prompt that is given as embeddings, where they are more than the text encoder's
@@ -160,7 +162,7 @@ class AttentionControl:
         methods: MethodSum,
         targets: Sequence[Target],
         *,
-        record_maps: bool,
+        record_maps: bool | MapSettings,
         memory: Memory,
         grounding: GroundedRun | None = None,
     ) -> None:
@@ -364,6 +366,8 @@ def prepare_targets(
         for _, method in methods.parts:
             method.check(Context(target.structure, 0, 1, layout=target.layout, drop_padding=family.drop_padding))
         prepared.append(target)
+        if text is not None and methods.parts and places is None and not target.structure.entities:
+            warnings.warn(f"no subjects found in {text!r}: it is sampled without control", stacklevel=3)
     return prepared
 
 
@@ -381,8 +385,6 @@ def _prepare_target(
         structure = structure_of(prompt, family.tokenizer, subjects, parser)
     if layout is not None:
         return Target(*place(read_layout(layout), structure, family.tokenizer))
-    if not structure.entities:
-        warnings.warn(f"no subjects found in {prompt!r}: it is sampled without control", stacklevel=4)
     return Target(structure)
 
 

@@ -12,7 +12,6 @@ from diffusers.modular_pipelines.flux2.encoders import Flux2TextEncoderStep
 
 from attncontrol import AttentionControlPipeline, AttentionControlStep, attach, method_classes
 from attncontrol.families import family_of
-from attncontrol.guidance.looking import Looking
 from tests import tiny, tiny_transformers
 from tests.stock.builders import picture
 from tests.stock.modular import GUIDERS, MODULAR_PIPELINES, NegativeFirst
@@ -311,13 +310,13 @@ def test_a_run_has_as_many_steps_as_its_blocks_take():
 
 def test_maps_are_looked_at_in_the_call_for_the_prompt():
     pipe = MODULAR["SD 3"](guider=NegativeFirst())
-    with Looking(pipe, PROMPT) as looking:
+    with attach(pipe, None, prompt=PROMPT, record_maps=True) as looking:
         plain = run(pipe, "SD 3")
-    found = looking.maps
+        found = looking.record.images[0].word_maps
     pipe.update_components(guider=ClassifierFreeGuidance())
-    with Looking(pipe, PROMPT) as looking:
+    with attach(pipe, None, prompt=PROMPT, record_maps=True) as looking:
         assert torch.equal(run(pipe, "SD 3"), plain)
-    assert torch.equal(looking.maps, found)
+        assert torch.equal(looking.record.images[0].word_maps.maps, found.maps)
 
 
 def wrapped(family, name=None):

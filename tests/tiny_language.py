@@ -79,7 +79,7 @@ def byte_level(specials: Iterable[str], texts: Iterable[str], **settings) -> Pre
         ]
     )
     pieces = [piece for text in (*texts, " ".join(("", *tiny.WORDS))) for piece, _ in split.pre_tokenize_str(text)]
-    vocabulary = dict.fromkeys([*pre_tokenizers.ByteLevel.alphabet(), *tiny.WORDS, *pieces])
+    vocabulary = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *tiny.WORDS, *pieces])
     core = Tokenizer(models.BPE(dict(zip(vocabulary, range(10_000), strict=False)), [], ignore_merges=True))
     core.pre_tokenizer, core.decoder = split, decoders.ByteLevel()
     core.add_special_tokens([AddedToken(special, normalized=False) for special in specials])

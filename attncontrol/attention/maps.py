@@ -271,6 +271,16 @@ def token_means(attention: Tensor, groups: Sequence[tuple[int, Sequence[int]]], 
     return (maps * weights[..., None, None]).sum(1)
 
 
+def head_means(layer: LayerMap, groups: Sequence[tuple[int, Sequence[int]]], text: Sequence[slice]) -> Tensor:
+    """`token_means` of every head of a layer by itself: [groups, heads, height * width]."""
+    tokens = [(image, position) for image, own in groups for position in own]
+    width = layer.attention.shape[-1]
+    shares = torch.tensor([share for _, own in groups for share in _shares(own, text, width, len(own))])
+    maps = layer.of_tokens(tokens)
+    owners = Owners(tuple(number for number, (_, own) in enumerate(groups) for _ in own), len(groups))
+    return owners.sum(maps * on_device(shares, maps.device)[:, None, None])
+
+
 def _shares(group: Sequence[int], text: Sequence[slice], width: int, length: int) -> list[float]:
     """How much each position of a group weighs in its mean, filled up with zeros to `length`."""
     parts = [[i for i in group if i in range(*span.indices(width))] for span in text] if len(text) > 1 else []

@@ -54,24 +54,26 @@ def maps(
 
         from safetensors.torch import save_file
 
-        from attncontrol.guidance.looking import Looking
+        from attncontrol.guidance.looking import MapSettings
         from attncontrol.images.drawing import Request, draw
         from attncontrol.images.recipe import save_image
 
     stem = output / f"{slug(prompt)}_maps_{number}"
     arrays, picture = stem.with_suffix(".safetensors"), stem.with_suffix(".png")
     check_targets([arrays, picture], overwrite)
-    request = Request(model, prompt, negative_prompt, steps, guidance, width, height)
+    with option("--layers"):
+        settings = MapSettings(layers, chosen, per_layer, per_head, limit * 2**20)
+    request = Request(model, prompt, negative_prompt, steps, guidance, width, height, maps=settings)
     pipe = load_pipeline(model, device, dtype)
-    with option("--layers" if layers else "PROMPT"):
-        looking = Looking(pipe, prompt, layers, chosen, per_layer=per_layer, per_head=per_head, limit=limit * 2**20)
-    with step_progress(1, steps) as advance, looking:
+    with step_progress(1, steps) as advance:
         drawn = draw(pipe, request, options.read_control(PLAIN, {}, model), number, advance)
+    assert drawn.record is not None and drawn.record.word_maps is not None  # it was asked for
+    found = drawn.record.word_maps
     output.mkdir(parents=True, exist_ok=True)
-    about = {"prompt": prompt, "seed": number, "words": looking.words, "steps": looking.seen, "layers": looking.layers}
-    save_file({"maps": looking.maps}, arrays, metadata={name: _json(value) for name, value in about.items()})
-    save_image(_picture(drawn.image, looking, prompt), picture, [drawn.recipe], overwrite=overwrite)
-    shape = "x".join(map(str, looking.maps.shape))
+    about = {"prompt": prompt, "seed": number, "words": found.words, "steps": found.steps, "layers": found.layers}
+    save_file({"maps": found.maps}, arrays, metadata={name: _json(value) for name, value in about.items()})
+    save_image(_picture(drawn.image, found, prompt), picture, [drawn.recipe], overwrite=overwrite)
+    shape = "x".join(map(str, found.maps.shape))
     typer.echo(f"{arrays}  {shape}: steps, layers, heads, words, height, width")
     typer.echo(picture)
 
@@ -92,11 +94,11 @@ def _json(value) -> str:
     return json.dumps(value)
 
 
-def _picture(image, looking, prompt: str):
+def _picture(image, found, prompt: str):
     """The image, and every word's map over it, the mean over steps and heads; a row for each layer kept apart."""
     from attncontrol.images.visualize import labelled_grid, overlay
 
-    means = looking.maps.mean((0, 2))
+    means = found.maps.mean((0, 2))
     rows = [[image, *(overlay(image, word) for word in layer)] for layer in means]
-    titles = looking.layers if len(rows) > 1 else ()
-    return labelled_grid(rows, row_titles=titles, column_titles=["", *looking.words], caption=prompt)
+    titles = found.layers if len(rows) > 1 else ()
+    return labelled_grid(rows, row_titles=titles, column_titles=["", *found.words], caption=prompt)

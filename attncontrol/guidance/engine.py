@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attncontrol.attention.layers import Layer, choose_size
-from attncontrol.attention.maps import index_tensor, token_means
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import index_tensor
 from attncontrol.families.base import Call, Family
 from attncontrol.guidance.cost import Memory, fits_in_memory
 from attncontrol.guidance.draft import Draft
 from attncontrol.guidance.guided_pass import GuidedPass
+from attncontrol.guidance.looking import MapRecorder, MapSettings, prompt_words
 from attncontrol.guidance.record import ControlRecord, ImageRecord, StepRecord
 from attncontrol.guidance.round import Part, Round
 from attncontrol.guidance.targets import GuidedImage, Program, Request, Target
@@ -40,13 +41,14 @@ class Engine:
         methods: MethodSum,
         targets: Sequence[Target],
         *,
-        record_maps: bool = False,
+        record_maps: bool | MapSettings = False,
         memory: Memory = "auto",
     ) -> None:
         self.family = family
         self.methods = [(weight, method) for weight, method in methods.parts if weight > 0]
         self.targets = list(targets)
-        self.record_maps, self.memory = record_maps, memory
+        self.memory = memory
+        self.recorder = self._recorder(record_maps) if record_maps else None
         self.images: list[GuidedImage] = []
         self.index = self.count = 0
         self.noise: tuple[float, float] | None = None
@@ -104,14 +106,26 @@ class Engine:
                 guided.low_memory = self._saves_memory(guided)
             while waiting := [image for image in self.images if image.request]:
                 latents = self._round(guided, latents, waiting)
-            if self.record_maps:
-                self._record_maps(call, latents)
+            if self.recorder is not None:
+                self.recorder.look(call, latents, self.images, index, count)
         moved = any(image.step.moved for image in self.images)
         return latents - guided.start if moved or prepared else None
 
+    def _recorder(self, record_maps: bool | MapSettings) -> MapRecorder:
+        """Looks at every word where settings ask for it or nothing is guided, else at the subjects alone."""
+        settings = record_maps if isinstance(record_maps, MapSettings) else MapSettings()
+        prompts = [target.structure.prompt for target in self.targets]
+        of_words = settings is record_maps or not self.methods
+        words = [prompt_words(self.family, p) if p is not None and of_words else [] for p in prompts]
+        for prompt, own in zip(prompts, words, strict=True):
+            if settings is record_maps and prompt is not None and not own:
+                raise ValueError(
+                    f"record_maps: no word of {prompt!r} is among the positions that the text encoder keeps"
+                )
+        return MapRecorder(self.family, settings, words)
+
     def _choose_layers(self, every: Sequence[Layer]) -> None:
         """Decides what each part looks at, and so what is captured."""
-        self.every = every
         self.parts = [Part(method, weight, method.select_layers(every)) for weight, method in self.methods]
         wanted = {layer.name for part in self.parts for layer in part.layers}
         self.layers = [layer for layer in every if layer.name in wanted]
@@ -232,20 +246,6 @@ class Engine:
         descended = {part for part in request.weights if not (request.refining and round_.has_objective(part))}
         image.without_effect = set() if moved else image.without_effect | descended
         image.answer({part: image.readings[part] for part in request.weights} if moved else None)
-
-    def _record_maps(self, call: Call, latents: Tensor) -> None:
-        """Adds every entity's map at the latents that go into this step, in a pass of its own: looking is no part."""
-        default = [layer for layer in self.every if layer.by_default and layer.is_cross]
-        size = choose_size(default)
-        chosen = [layer for layer in default if layer.size == size]
-        guided = GuidedPass(self.family, call, chosen, prompts=len(self.targets))
-        with torch.no_grad(), guided.run(latents, range(guided.images)) as (_, maps):
-            for image, attention in zip(self.images, maps.mean_cross(size).cpu(), strict=True):
-                words = [list(entity.noun.token_indices) for entity in image.target.structure.entities]
-                if not words:
-                    continue
-                step = token_means(attention[None], [(0, word) for word in words], self.family.text)[None]
-                image.record.maps = step if image.record.maps is None else torch.cat([image.record.maps, step])
 
     def _warn_not_finite(self, image: GuidedImage) -> None:
         warnings.warn(

@@ -2,152 +2,136 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from attncontrol.attention.layers import Layer, choose_size, match_layers
-from attncontrol.attention.maps import AttentionMaps, token_means
-from attncontrol.families import family_of
-from attncontrol.families.modular import see_runs, stock_like
+from attncontrol.attention.layers import Layer, choose_size, match_layers, split_patterns
+from attncontrol.attention.maps import AttentionMaps, head_means, token_means
+from attncontrol.families.base import Call, Family
 from attncontrol.guidance.guided_pass import GuidedPass
+from attncontrol.guidance.record import WordMaps
+from attncontrol.guidance.targets import GuidedImage
 from attncontrol.prompt.align import tokenize
 
+WordPositions = Sequence[tuple[str, Sequence[int]]]
 
-class Looking:
-    """Keeps the maps of the first image of every call made inside a `with` block; changes nothing.
 
-        with Looking(pipe, "a cat and a frog", layers="up.0") as looking:
-            image = pipe("a cat and a frog").images[0]
-        looking.maps[0, 0, 0, looking.words.index("cat")]
-
-    It costs one pass of the denoiser up to the last layer for every step that is looked at.
+@dataclass(frozen=True)
+class MapSettings:
+    """Which attention maps a run records: `record_maps=MapSettings(...)`.
 
     Args:
-        pipe: A diffusers pipeline of a family that can be controlled.
-        prompt: The prompt of the call.
-        layers: Which layers, as the setting of methods; the model's default ones if absent. Those of the coarsest maps
-            of at least 16x16 are taken.
+        layers: Which layers, as the setting of methods; the model's default ones if absent. Those of the coarsest
+            maps of at least 16x16 are taken.
         steps: The steps to look at, counted from 0; all if absent.
         per_layer: Whether to keep layers apart instead of their mean.
         per_head: Whether to keep heads apart instead of their mean.
-        limit: Most bytes of maps.
+        limit: Most bytes of the words' maps of all images of a call.
 
     Raises:
-        ValueError: If no word of the prompt is among the text keys, no layer matches, or the maps would be larger.
+        ValueError: For layers or steps that can be none.
+
+    Example:
+        output = pipe("a cat and a frog", record_maps=MapSettings(layers="up.1", steps=(0, 10), per_layer=True))
+        maps = output.control.images[0].word_maps
+        maps.maps[0, 0, 0, maps.words.index("cat")]
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        prompt: str,
-        layers: str | None = None,
-        steps: Collection[int] | None = None,
-        *,
-        per_layer: bool = False,
-        per_head: bool = False,
-        limit: int = 2**30,
-    ) -> None:
-        self.pipe, self.pattern, self.steps = stock_like(pipe), layers, steps
-        self.per_layer, self.per_head, self.limit = per_layer, per_head, limit
-        self.family = family_of(pipe)
-        tokenized = tokenize(self.family.tokenizer, prompt)
-        found = [(m[0], tokenized.token_indices(m.span())) for m in re.finditer(r"\w[\w'-]*", prompt)]
-        self.words = [word for word, positions in found if positions]
-        self.positions = [positions for _, positions in found if positions]
-        if not self.words:
-            raise ValueError(f"no word of {prompt!r} is among the positions that the text encoder keeps")
-        self.layers: list[str] = []
-        self.seen: list[int] = []
-        self._kept: list[Tensor] = []
-        self._step = self._looked = -1
+    layers: str | None = None
+    steps: Sequence[int] | None = None
+    per_layer: bool = False
+    per_head: bool = False
+    limit: int = 2**30
 
-    @property
-    def maps(self) -> Tensor:
-        """float32 [steps, layers, heads, words, height, width]; axes that were not kept apart have length 1.
+    def __post_init__(self) -> None:
+        """Raise ValueError for layers or steps that can be none."""
+        if self.layers is not None:
+            split_patterns(self.layers)
+        if self.steps is not None and not all(isinstance(step, int) and step >= 0 for step in self.steps):
+            raise ValueError(f"steps must be whole numbers from 0 on, not {self.steps!r}")
 
-        Shares of the softmax over all keys, a word of several tokens as their mean. Raises ValueError before a call.
-        """
-        if not self._kept:
-            raise ValueError("nothing was looked at: call the pipeline inside the block, for more steps than these")
-        return torch.stack(self._kept)
 
-    def __enter__(self) -> Looking:
-        scheduler = self.pipe.scheduler
-        if "step" in vars(scheduler):
-            raise ValueError("this pipeline is under control: leave the `with attach(...)` block first")
-        self._scheduler, stock, self._step = scheduler, scheduler.step, 0
+def prompt_words(family: Family, prompt: str) -> WordPositions:
+    """The words of a prompt that are among the text keys, in order, with their positions there."""
+    tokenized = tokenize(family.tokenizer, prompt)
+    found = [(match[0], tokenized.token_indices(match.span())) for match in re.finditer(r"\w[\w'-]*", prompt)]
+    return [(word, positions) for word, positions in found if positions]
 
-        def step(*args: Any, **kwargs: Any) -> Any:
-            self._step += 1
-            return stock(*args, **kwargs)
 
-        scheduler.step = step
-        self._end_of_runs = see_runs(self.pipe)
-        self._handle = self.family.denoiser.register_forward_pre_hook(self._before_denoiser, with_kwargs=True)
-        return self
+class MapRecorder:
+    """Records the maps of a run's images in passes of their own, so that looking changes nothing.
 
-    def __exit__(self, *exception: Any) -> None:
-        self._handle.remove()
-        self._end_of_runs()
-        vars(self._scheduler).pop("step", None)
+    Args:
+        family: That of the model.
+        settings: What to look at.
+        words: Those of every prompt, with their positions; without any the subjects' maps alone are kept.
+    """
 
-    def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Looks at the first call of a step; later ones are of negative prompts, or its own pass."""
-        if self._looked == self._step:
+    def __init__(self, family: Family, settings: MapSettings, words: Sequence[WordPositions]) -> None:
+        self.family, self.settings, self.words = family, settings, words
+        self._layers: list[Layer] = []
+
+    def look(self, call: Call, latents: Tensor, images: Sequence[GuidedImage], step: int, count: int) -> None:
+        """Adds the maps at the latents that go into a step, one of `count`, to the images' records."""
+        if not self._layers:
+            self._layers = self._choose(self.family.layers(self.family.grid(call)))
+        steps = range(count) if self.settings.steps is None else sorted(set(self.settings.steps))
+        if any(number >= count for number in steps):
+            raise ValueError(f"record_maps: there is no step {steps[-1]} in this run, which has 0 to {count - 1}")
+        if step not in steps:
             return
-        self._looked = self._step
-        if self.steps is not None and self._step not in self.steps:
-            return
-        with torch.inference_mode(False), torch.no_grad():
-            call = self.family.bind(args, kwargs)
-            layers = self._choose(self.family.layers(self.family.grid(call)))
-            pass_ = GuidedPass(self.family, call, layers)
-            with pass_.run(pass_.start, [0]) as (_, maps):
-                self._keep(maps)
+        guided = GuidedPass(self.family, call, self._layers, prompts=len(self.words))
+        with torch.no_grad(), guided.run(latents, range(guided.images)) as (_, maps):
+            means = maps.mean_cross(self._layers[0].size)
+            for image in images:
+                self._add_subjects(image, means[image.row].cpu())
+                if words := self.words[image.row // (len(images) // len(self.words))]:
+                    if image.record.word_maps is None:
+                        image.record.word_maps = self._empty(words, maps, len(steps), len(images))
+                    image.record.word_maps.add(step, self._of_words(words, image.row, maps, means))
 
     def _choose(self, layers: Sequence[Layer]) -> list[Layer]:
-        cross = [layer for layer in layers if layer.is_cross]
-        if self.pattern is None:
-            wanted = [layer for layer in cross if layer.by_default]
-        else:
-            wanted = match_layers(cross, self.pattern)
+        cross, pattern = [layer for layer in layers if layer.is_cross], self.settings.layers
+        wanted = [layer for layer in cross if layer.by_default] if pattern is None else match_layers(cross, pattern)
         size = choose_size(wanted)
         return [layer for layer in wanted if layer.size == size]
 
-    def _keep(self, maps: AttentionMaps) -> None:
-        """Adds one step, layer by layer, so that never more than one is there with all its keys."""
-        kept: list[Tensor] = []
-        for m in maps.layers:
-            words = self._of_words(m.probabilities[0], m.layer.size)
-            words = words if self.per_head else words.mean(0, keepdim=True)
-            if self.per_layer or not kept:
-                self._check_size(words.numel() * 4 * (len(maps.layers) if self.per_layer else 1))
-                kept.append(words)
-            elif kept[0].shape != words.shape:
-                raise ValueError("these layers have different numbers of heads: keep layers apart, or heads together")
-            else:
-                kept[0] += words
-        if len({words.shape for words in kept}) > 1:
-            raise ValueError("these layers have different numbers of heads: choose fewer layers, or heads together")
-        step = torch.stack(kept) if self.per_layer else torch.stack(kept) / len(maps.layers)
-        self._kept.append(step.cpu())
-        self.seen.append(self._step)
-        self.layers = [m.layer.path for m in maps.layers]
+    def _add_subjects(self, image: GuidedImage, mean: Tensor) -> None:
+        """Every subject's map, from the mean over layers and heads [height, width, positions]."""
+        words = [list(entity.noun.token_indices) for entity in image.target.structure.entities]
+        if words:
+            step = token_means(mean[None], [(0, word) for word in words], self.family.text)[None]
+            image.record.maps = step if image.record.maps is None else torch.cat([image.record.maps, step])
 
-    def _of_words(self, probabilities: Tensor, size: tuple[int, int]) -> Tensor:
-        """[heads, pixels, keys] -> [heads, words, height, width]."""
-        heads = probabilities.unflatten(1, size)
-        pairs = [(head, word) for head in range(len(heads)) for word in self.positions]
-        return token_means(heads, pairs, self.family.text).unflatten(0, (len(heads), -1))
-
-    def _check_size(self, step: int) -> None:
-        needed = step * (len(self._kept) + 1)
-        if needed > self.limit:
+    def _empty(self, words: WordPositions, maps: AttentionMaps, steps: int, images: int) -> WordMaps:
+        """Room for an image's maps. Raises ValueError for more than the limit, and for heads that have no mean."""
+        heads = {m.attention.shape[1] for m in maps.layers} if self.settings.per_head else {1}
+        if len(heads) > 1:
+            raise ValueError("record_maps: these layers have different numbers of heads: name others, or no per_head")
+        layers = [m.layer.path for m in maps.layers]
+        shape = (steps, len(layers) if self.settings.per_layer else 1, *heads, len(words), *maps.layers[0].layer.size)
+        needed = 4 * images * math.prod(shape)
+        if needed > self.settings.limit:
             raise ValueError(
-                f"the maps of {len(self._kept) + 1} steps take {needed / 2**20:.0f} MiB, more than the "
-                f"{self.limit / 2**20:.0f} allowed: look at fewer steps or layers, or keep heads or layers together"
+                f"record_maps: the maps of {steps} steps take {needed / 2**20:.0f} MiB, more than the "
+                f"{self.settings.limit / 2**20:.0f} allowed: look at fewer steps or layers, or keep heads or layers "
+                "together"
             )
+        return WordMaps([word for word, _ in words], layers, torch.zeros(shape, device="cpu"))
+
+    def _of_words(self, words: WordPositions, row: int, maps: AttentionMaps, means: Tensor) -> Tensor:
+        """One image's maps [layers, heads, words, height, width]; never is more than one layer there in full."""
+        groups, text, settings = [(row, own) for _, own in words], self.family.text, self.settings
+        if not settings.per_layer and not settings.per_head:
+            return token_means(means, groups, text)[None, None]
+        kept: list[Tensor] = []
+        for layer in maps.layers:
+            heads = head_means(layer, groups, text).transpose(0, 1).unflatten(-1, layer.layer.size)
+            heads = heads if settings.per_head else heads.mean(0, keepdim=True)
+            kept = [*kept, heads] if settings.per_layer or not kept else [kept[0] + heads]
+        return torch.stack(kept) if settings.per_layer else torch.stack(kept) / len(maps.layers)

@@ -26,18 +26,50 @@ class StepRecord:
 
 
 @dataclass
+class WordMaps:
+    """Where the words of a prompt were seen, step by step: shares of the softmax over all keys.
+
+    Args:
+        words: The words, in order; one that comes twice is there twice.
+        layers: The layers looked at, by path.
+        room: float32 [steps, layers, heads, words, height, width] on the CPU, to be filled.
+        steps: The steps looked at so far, counted from 0.
+    """
+
+    words: list[str]
+    layers: list[str]
+    room: Tensor
+    steps: list[int] = field(default_factory=list)
+
+    @property
+    def maps(self) -> Tensor:
+        """[steps, layers, heads, words, height, width]; layers and heads that were not kept apart have length 1.
+
+        The map of a word of several tokens is their mean.
+        """
+        return self.room[: len(self.steps)]
+
+    def add(self, step: int, maps: Tensor) -> None:
+        """Adds the maps of a step [layers, heads, words, height, width]."""
+        self.room[len(self.steps)] = maps
+        self.steps.append(step)
+
+
+@dataclass
 class ImageRecord:
     """One image of a run.
 
     `maps` is float32 [steps, subjects, height, width] on the CPU: the mean cross-attention of each subject's noun,
-    raw probabilities (None unless recorded). `layout` has the boxes and masks that were used, one entry per entity of
-    `structure` (None if no layout was given). `drafts` are the losses of the starting noises that were drafted, the
-    given one first; `spared` says that a draft was good enough for the image to be left alone.
+    raw probabilities (None unless recorded). `word_maps` are those of all words, where they were asked for. `layout`
+    has the boxes and masks that were used, one entry per entity of `structure` (None if no layout was given). `drafts` are the
+    losses of the starting noises that were drafted, the given one first; `spared` says that a draft was good enough
+    for the image to be left alone.
     """
 
     structure: PromptStructure
     steps: list[StepRecord] = field(default_factory=list)
     maps: Tensor | None = None
+    word_maps: WordMaps | None = None
     layout: Layout | None = None
     drafts: list[float] = field(default_factory=list)
     spared: bool = False

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from attncontrol.guidance.cost import Memory
+from attncontrol.guidance.looking import MapSettings
 from attncontrol.guidance.record import ImageRecord
 from attncontrol.images.recipe import Recipe, recipe_of
 from attncontrol.losses import MethodSum
@@ -33,7 +34,7 @@ class Request:
     subjects: list[Any] | None = None
     layout: Any = None
     layout_json: Any = None
-    maps: bool = False
+    maps: bool | MapSettings = False
     memory: Memory = "auto"
     grounding: dict[str, Any] | None = None
 

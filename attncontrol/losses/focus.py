@@ -219,6 +219,12 @@ class PublishedConform(Focus):
     name = "conform"
 
 
+PUBLISHED = {
+    "attend-and-excite": PublishedAttendAndExcite(variant="reference", criterion="attend-and-excite"),
+    "conform": PublishedConform(variant="reference", criterion="conform"),
+}
+
+
 def as_published(method: Method, own: Mapping[str, Any]) -> Method:
     """The reference variant of a method on a model that FOCUS's published code controls (docs/methods/focus.md).
 
@@ -231,7 +237,6 @@ def as_published(method: Method, own: Mapping[str, Any]) -> Method:
     """
     if isinstance(method, Focus):
         return method
-    published = {cls.name: cls for cls in (PublishedAttendAndExcite, PublishedConform)}[method.name]
     unchosen = [create_method(method.name, **settings).settings() for settings in ({}, own)]
     chosen = [name for name, value in method.settings().items() if value not in [known[name] for known in unchosen]]
     if wrong := [name for name in chosen if name != "variant"]:
@@ -239,4 +244,4 @@ def as_published(method: Method, own: Mapping[str, Any]) -> Method:
             f"{method.name}: variant='reference' has FOCUS's published numbers on this model, so leave out "
             f"{', '.join(wrong)}; to change them use focus with variant='reference' and criterion={method.name!r}"
         )
-    return published(variant="reference", criterion=method.name)
+    return PUBLISHED[method.name]

@@ -23,6 +23,7 @@ from attncontrol.families import family_of, has_transformer_family
 from attncontrol.grounding import add_on
 from attncontrol.grounding.settings import Grounding
 from attncontrol.guidance.cost import Memory
+from attncontrol.guidance.looking import MapSettings
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.insertion.pipeline import InsertionMixin
 from attncontrol.losses.combining import Control
@@ -184,7 +185,7 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
         layout: Any = None,
         grounding: bool | str | Grounding | Mapping[str, Any] | None = None,
         parser: Any = None,
-        record_maps: bool = False,
+        record_maps: bool | MapSettings = False,
         memory: Memory = "auto",
         **kwargs: Any,
     ) -> AttentionControlOutput | tuple:
@@ -200,7 +201,8 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
             grounding: True, "reground" or a `Grounding`: the UNet, one with GLIGEN's gates, is told of the layout,
                 with any control or none.
             parser: A spaCy pipeline, or its name, that finds the subjects.
-            record_maps: Whether to keep each subject's attention map of every step in the result.
+            record_maps: Whether to keep each subject's attention map of every step in the result, without a control
+                every word's; `MapSettings` choose layers and steps, and what is kept apart.
             memory: "low" trades time for memory, "auto" does so if the device has too little for "fast".
             **kwargs: Further arguments of the stock pipeline.
 

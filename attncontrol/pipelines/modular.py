@@ -14,7 +14,7 @@ CONTROL = {
     "control": "A method's name, a method, or methods added up; without it the blocks run as they are.",
     "subjects": "Words or phrases of the prompt, token indices, or groups of them; parsed from the prompt if absent.",
     "layout": "Boxes (x0, y0, x1, y1) in 0..1 per phrase.",
-    "record_maps": "Whether to keep each subject's attention map of every step.",
+    "record_maps": "Whether to keep attention maps of every step, or a `MapSettings`.",
 }
 
 
@@ -26,6 +26,7 @@ class AttentionControlStep(ModularPipelineBlocks):
 
     Args:
         controlled: The blocks of a whole pipeline, or of its denoising.
+
     Example:
         pipe = AttentionControlStep(StableDiffusionXLAutoBlocks()).init_pipeline(checkpoint)
         pipe.load_components()
@@ -69,7 +70,11 @@ class AttentionControlStep(ModularPipelineBlocks):
         return [*self.controlled.intermediate_outputs, record]
 
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
-        """Runs the blocks. Raises ValueError for what `attncontrol.attach` refuses."""
+        """Runs the blocks.
+
+        Raises:
+            ValueError: For what `attncontrol.attach` refuses.
+        """
         wanted = state.get([*CONTROL, "prompt"])
         state.set("control_record", None)
         if wanted["control"] is None and not wanted["record_maps"]:
@@ -81,7 +86,7 @@ class AttentionControlStep(ModularPipelineBlocks):
             prompt=wanted["prompt"],
             subjects=wanted["subjects"],
             layout=wanted["layout"],
-            record_maps=bool(wanted["record_maps"]),
+            record_maps=wanted["record_maps"] or False,
         )
         with control:
             control.begin()  # the timesteps may have been set by earlier blocks
