@@ -12,7 +12,7 @@ from attncontrol.demo.studio import Studio, load
 from attncontrol.demo.task import FieldError, read_task
 from tests import tiny
 from tests.demo.conftest import PATIENCE
-from tests.demo.page import generate, open_part, open_recipe, set_steps
+from tests.demo.page import generate, open_recipe, set_steps
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
