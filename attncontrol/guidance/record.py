@@ -61,9 +61,9 @@ class ImageRecord:
 
     `maps` is float32 [steps, subjects, height, width] on the CPU: the mean cross-attention of each subject's noun,
     raw probabilities (None unless recorded). `word_maps` are those of all words, where they were asked for. `layout`
-    has the boxes and masks that were used, one entry per entity of `structure` (None if no layout was given). `drafts` are the
-    losses of the starting noises that were drafted, the given one first; `spared` says that a draft was good enough
-    for the image to be left alone.
+    has the boxes and masks that were used, one entry per entity of `structure` (None if no layout was given). `drafts`
+    are the losses of the starting noises that were drafted, the given one first; `spared` says that a draft was good
+    enough for the image to be left alone.
     """
 
     structure: PromptStructure

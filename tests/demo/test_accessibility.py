@@ -41,7 +41,7 @@ def test_axe_finds_nothing_of_ours(visit, scheme, size):
     open_recipe(page)
     page.locator(".attention .token").first.click()
     found = {"Generate": faults(page)}
-    for tab in ("Compare", "Batch"):
+    for tab in ("Edit", "Compare", "Batch"):
         open_tab(page, tab)
         found[tab] = faults(page)
     assert not any(found.values()), found

@@ -101,14 +101,8 @@ REQUESTS = [
     *product(["GET"], ["/gradio_api/info", "/gradio_api/heartbeat/someone"]),
 ]
 DEVELOPER_ROUTES = [
-    *(
-        "/gradio_api/startup-events",
-        "/monitoring",
-        "/monitoring/",
-        "/monitoring/summary",
-        "/monitoring/key",
-        "/gradio_api/dev/reload",
-    ),
+    "/gradio_api/startup-events",
+    *("/monitoring", "/monitoring/", "/monitoring/summary", "/monitoring/key", "/gradio_api/dev/reload"),
     *("/gradio_api/vibe-edit", "/gradio_api/vibe-code", "/gradio_api/vibe-starter-queries", "/gradio_api/runs"),
     *("/gradio_api/run-history/buckets", "/gradio_api/proxy=http://127.0.0.1:1/", "/gradio_api/profiling/traces"),
     *("/gradio_api/openapi.json", "/openapi.json", "/docs", "/redoc", "/gradio_api/custom_component/1/a/b/c"),

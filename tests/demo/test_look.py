@@ -42,7 +42,7 @@ def test_on_a_phone_the_button_is_always_at_hand_and_a_card_shows_its_result(vis
     assert end["y"] + end["height"] <= page.locator("#generate").bounding_box()["y"]
     page.locator(".card").last.tap()
     expect(page.locator(".sides .box")).to_have_count(4)
-    for name in ("#prompt", ".sides"):
+    for name in ("#prompt", "#result .sides"):
         box = page.locator(name).bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= page.locator("#generate").bounding_box()["y"]
 
@@ -58,7 +58,7 @@ def test_pictures_are_seen_before_a_click_and_nothing_jumps(visit, size):
     page = visit(*size, script=SHIFTS)
     page.wait_for_timeout(1000)
     assert page.evaluate("window.shifts") < 0.1
-    seen = [page.locator(name).first.bounding_box() for name in ("#prompt", "#generate", ".sides")]
+    seen = [page.locator(name).first.bounding_box() for name in ("#prompt", "#generate", "#result .sides")]
     assert all(box["y"] >= 0 and box["y"] + box["height"] <= size[1] for box in seen)
     cards = page.locator(".card")
     assert cards.count() == 6

@@ -12,7 +12,7 @@ from attncontrol.demo.studio import Studio, load
 from attncontrol.demo.task import FieldError, read_task
 from tests import tiny
 from tests.demo.conftest import PATIENCE
-from tests.demo.page import generate, open_part, open_recipe, set_steps
+from tests.demo.page import generate, open_recipe, set_steps
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
@@ -65,7 +65,7 @@ def test_what_the_bundled_flux_would_not_heed_or_read_is_refused(flux, server):
     given = {"prompt": "a cat and a frog", "steps": 2, "guidance_scale": 3.5}
     with pytest.raises(FieldError, match="heeds no negative prompt"):
         read_task(flux, server.limits, **given, negative_prompt="a dog")
-    with pytest.raises(FieldError, match="needs 46 tokens; this model reads 32") as error:
+    with pytest.raises(FieldError, match="needs 45 tokens; this model reads 32") as error:
         read_task(flux, server.limits, **{**given, "prompt": "a cat and " * 15})
     assert error.value.field == "prompt"
 

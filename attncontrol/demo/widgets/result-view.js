@@ -306,6 +306,7 @@ function showLive({ titles, side, image, maps }) {
     root.style.minHeight = `${root.offsetHeight}px`; // what is below stays where it is
     const blank = (title) => make("figure", {}, make("figcaption", {}, make("b", { textContent: title })), make("div", { className: "frame" }));
     root.querySelector(".sides, .over")?.replaceWith(make("div", { className: `sides of-${titles.length}` }, ...titles.map(blank)));
+    root.querySelectorAll(".strip, details").forEach((node) => (node.inert = true));
     root.querySelectorAll(".attention, .no-attention").forEach((node) => node.remove());
     root.querySelector(".sides").after(liveAttention(titles));
     root.querySelectorAll(".frame").forEach((node) => (node.style.aspectRatio = shown?.aspect ?? 1));
