@@ -259,7 +259,7 @@ def run(args: argparse.Namespace) -> str:
     write_text(args.output / "report.md", text, overwrite=True)
     for method in args.methods:
         if (picture := sheet(bench, method, scenes)) is not None:
-            picture.save(args.output / f"{method.replace(' ', '-')}.png")
+            picture.quantize(192).save(args.output / f"{method.replace(' ', '-')}.png", optimize=True)
     return text
 
 

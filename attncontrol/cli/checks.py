@@ -31,6 +31,20 @@ def check_size(width: int | None, height: int | None) -> None:
                 check_side(side)
 
 
+def check_run(width: int | None, height: int | None, model: str, device: str, output: Path) -> None:
+    """What every command that makes pictures is given. Raises ValueError that names the option at fault."""
+    check_size(width, height)
+    check_model(model)
+    check_device(device)
+    check_folder(output)
+
+
+def check_picture(path: str) -> None:
+    """Raises ValueError if there is no such file."""
+    if not Path(path).is_file():
+        raise ValueError(f"IMAGE: there is no file {path!r}")
+
+
 def check_controls(name: str, controls: Iterable[str]) -> None:
     """Raises ValueError that begins with `name`, the option, for a control with the name of no method."""
     for control in controls:

@@ -45,16 +45,13 @@ def compare(
     One labelled picture: a row per seed, a column per method.
     Maps of one subject and seed share a scale, so they can be compared from column to column.
     """
-    names = [name.strip() for name in controls.split(",") if name.strip() not in ("", PLAIN)]
+    names = [name for name in options.split_list(controls) if name != PLAIN]
     if not names:
         raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
     checks.check_prompt(prompt)
-    checks.check_size(width, height)
     checks.check_controls("--controls", names)
     checks.check_layout(layout, names)
-    checks.check_model(model)
-    checks.check_device(device)
-    checks.check_folder(output)
+    checks.check_run(width, height, model, device, output)
     with option("--seeds"):
         numbers = read_seeds(seeds)
     named = options.read_subjects(subjects)

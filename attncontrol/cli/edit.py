@@ -11,8 +11,10 @@ import typer
 from attncontrol.arguments import read_assignment, slug
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
-from attncontrol.cli.invert import Method, Nouns, inverted, save_picture
+from attncontrol.cli.invert import check_text, inverted, save_picture
 from attncontrol.cli.loading import check_targets, load_pipeline, step_progress
+
+INVERSION = ".safetensors"
 
 
 def edit(
@@ -29,11 +31,9 @@ def edit(
         typer.Option("--prompt", help="What the picture shows; an inversion knows it.", show_default=False),
     ] = None,
     to: Annotated[str, typer.Option("--to", help="What it should show instead.", show_default=False)] = "",
-    method: Method = "null-text",
-    nouns: Nouns = None,
-    seed: Annotated[
-        str, typer.Option("--seed", metavar="NUMBER", help="Of the drawn picture; or 'random'.")
-    ] = "random",
+    method: options.Inversion = "null-text",
+    nouns: options.Nouns = None,
+    seed: options.Seed = "random",
     cross: Annotated[
         float, typer.Option("--cross", min=0, max=1, help="Fraction of steps with the picture's cross-attention.")
     ] = 0.8,
@@ -62,60 +62,95 @@ def edit(
     Writes the picture before and after. A picture of yours is inverted first and its inversion kept, so that the next
     edit is quick and an interrupted one goes on.
     """
-    saved = image is not None and Path(image).suffix == ".safetensors"
-    for name, text in (("--to", to), ("--prompt", "an inversion knows it" if saved else prompt)):
-        with option(name):
-            _check_text(text)
-    checks.check_size(width, height)
-    checks.check_model(model)
-    checks.check_folder(output)
+    _check_source(
+        image, prompt, to, seed, nouns, {"--width": width, "--height": height, "--guidance-scale": guidance_scale}
+    )
+    checks.check_run(width, height, model, device, output)
     number = options.read_seed(seed)
     factors = _read_weights(weights)
     stem = f"{Path(image).stem if image else number}_{slug(to)}"
     before, after = output / f"{stem}_before.png", output / f"{stem}.png"
     check_targets([before, after], overwrite)
     guidance = options.read_guidance_scale(guidance_scale, model)
+    inversion = _read_inversion(image)
     pipe = load_pipeline(model, device, dtype)
     common: dict[str, Any] = {"cross": cross, "self_attention": self_attention, "weights": factors}
-    common["local"] = [word.strip() for word in local.split(",") if word.strip()]
+    common["local"] = options.split_list(local)
     sampling: dict[str, Any] = {"height": height, "width": width}
+    before_text = inversion.prompt if inversion else str(prompt)
+    _check_words(pipe, before_text, to, common)
+    source: Any = before_text
+    call: dict[str, Any] = {}
     if image is None:
         if seed == "random":
             typer.echo(f"seed {number}")
-        source: Any = prompt
         call = {"num_inference_steps": steps, "guidance_scale": guidance, "seed": number, **sampling}
     else:
-        source, call = _source(pipe, image, prompt, method, steps, guidance, nouns, output, sampling), {}
+        named = options.read_subjects(nouns)
+        source = inversion or _inverted(pipe, image, before_text, method, steps, output, nouns=named,
+                                        guidance_scale=guidance, **sampling)  # fmt: skip
         steps = source.steps
     with step_progress(1, steps) as advance:
         edited = pipe.edit(source, to, **common, **call, callback_on_step_end=_counting(advance))
-    facts = {
-        "to": to,
-        "prompt": source if isinstance(source, str) else source.prompt,
-        "image": image,
-        **common,
-        **call,
-    }
+    facts = {"to": to, "prompt": before_text, "image": image, **common, **call}
     for picture, path in ((edited.sources[0], before), (edited.images[0], after)):
         save_picture(picture, path, facts, overwrite)
         typer.echo(path)
     typer.echo(f"changed: {', '.join(change.text for change in edited.changes) or 'weights only'}")
 
 
-def _source(
-    pipe: Any, image: str, prompt: str | None, method: str, steps: int, guidance: float, nouns: list[str] | None,
-    output: Path, size: Mapping[str, Any],
-) -> Any:  # fmt: skip
-    """The inversion of the command line: read, or made and kept beside the results."""
-    if Path(image).suffix == ".safetensors":
-        from attncontrol.editing import Inversion
+def _check_source(
+    image: str | None, prompt: str | None, to: str, seed: str, nouns: list[str] | None, own: Mapping[str, Any]
+) -> None:
+    """Raises ValueError for options that are missing, or that the source has itself; `own` are those of sampling."""
+    with option("--to"):
+        check_text(to)
+    if image is None and nouns:
+        raise ValueError("--nouns: they are learned of a picture: give IMAGE, or leave the option out")
+    if image is not None:
+        checks.check_picture(image)
+        if seed != "random":
+            raise ValueError("--seed: a picture has its own noise: leave the option out")
+    if image is not None and Path(image).suffix == INVERSION:
+        given = next((name for name, value in {"--prompt": prompt, "--nouns": nouns, **own}.items() if value), None)
+        if given:
+            raise ValueError(f"{given}: the inversion {image!r} has its own: leave the option out")
+        return
+    with option("--prompt"):
+        check_text(prompt)
 
+
+def _check_words(pipe: Any, prompt: str, to: str, common: Mapping[str, Any]) -> None:
+    """Raises ValueError that names the option at fault, before a picture is inverted."""
+    from attncontrol.editing.alignment import align_prompts
+    from attncontrol.editing.arguments import read_factors, read_local, unet_family
+
+    with option("--model"):
+        family = unet_family(pipe)
+    with option("--to"):
+        changes = align_prompts(prompt, to, family.tokenizer, family.text_length).changes
+        if not changes and not common["weights"]:
+            raise ValueError(f"it says the same as --prompt ({prompt!r}): change a word, or give --weight")
+    with option("--local"):
+        read_local(prompt, to, common["local"], family)
+    with option("--weight"):
+        read_factors(to, common["weights"], family)
+
+
+def _read_inversion(image: str | None) -> Any:
+    """The inversion that the command line names; None if it names none."""
+    if image is None or Path(image).suffix != INVERSION:
+        return None
+    from attncontrol.editing import Inversion
+
+    with option("IMAGE"):
         return Inversion.load(image)
-    path = output / f"{Path(image).stem}_{method}.safetensors"
-    inversion = inverted(
-        pipe, image, str(prompt), method, steps, guidance_scale=guidance, nouns=options.read_subjects(nouns),
-        path=path, **size,
-    )  # fmt: skip
+
+
+def _inverted(pipe: Any, image: str, prompt: str, method: str, steps: int, output: Path, **arguments: Any) -> Any:
+    """An inversion that is kept beside the results."""
+    path = output / f"{Path(image).stem}_{method}{INVERSION}"
+    inversion = inverted(pipe, image, prompt, method, steps, path=path, **arguments)
     typer.echo(path)
     return inversion
 
@@ -126,11 +161,6 @@ def _counting(advance: Any) -> Any:
         return tensors
 
     return step_end
-
-
-def _check_text(text: str | None) -> None:
-    if text is None or not text.strip():
-        raise ValueError("write what the picture shows, before and after, as in --prompt 'a cat' --to 'a dog'")
 
 
 def _read_weights(texts: list[str] | None) -> dict[str, float] | None:

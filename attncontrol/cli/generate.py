@@ -50,13 +50,10 @@ def generate(
     Every PNG carries its whole recipe: prompt, seed, model, method, settings, subjects, versions.
     """
     checks.check_prompt(prompt)
-    checks.check_size(width, height)
     checks.check_controls("--control", [control])
     checks.check_layout(layout, [control])
-    checks.check_model(model)
-    checks.check_device(device)
+    checks.check_run(width, height, model, device, output)
     checks.check_grounding(grounding, layout, model)
-    checks.check_folder(output)
     named, assignments = options.read_subjects(subjects), options.read_settings(settings)
     checks.check_settings(control, assignments)
     first = options.read_seed(seed)

@@ -9,24 +9,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from attncontrol.cli import checks, options
+from attncontrol.cli.errors import option
 from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
 
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG, WebP.", show_default=False)]
-Method = Annotated[
-    Literal["ddim", "null-text", "dpl"],
-    typer.Option("--method", help="ddim is quick and inexact, null-text comes back, dpl learns the nouns as well."),
-]
-Nouns = Annotated[
-    list[str] | None,
-    typer.Option("--nouns", metavar="WORDS", help="Words that dpl learns; those of the prompt if absent."),
-]
 
 
 def invert(
     image: Image,
     prompt: Annotated[str, typer.Option("--prompt", help="What the picture shows.", show_default=False)],
-    method: Method = "null-text",
-    nouns: Nouns = None,
+    method: options.Inversion = "null-text",
+    nouns: options.Nouns = None,
     steps: options.Steps = 30,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
@@ -45,10 +38,10 @@ def invert(
 
     The inversion is saved step by step: the same command goes on where it was stopped.
     """
-    checks.check_prompt(prompt)
-    checks.check_size(width, height)
-    checks.check_model(model)
-    checks.check_folder(output)
+    with option("--prompt"):
+        check_text(prompt)
+    checks.check_picture(image)
+    checks.check_run(width, height, model, device, output)
     stem = f"{Path(image).stem}_{method}"
     path, again = output / f"{stem}.safetensors", output / f"{stem}.png"
     if not cost:
@@ -65,6 +58,12 @@ def invert(
     )  # fmt: skip
     save_picture(pipe.reconstruct(inversion).images[0], again, {"prompt": prompt, "method": method}, overwrite)
     typer.echo(f"{path}\n{again}  in {time.perf_counter() - start:.1f} s")
+
+
+def check_text(text: str | None) -> None:
+    """Raises ValueError for a prompt without a word."""
+    if text is None or not text.strip():
+        raise ValueError("write what the picture shows, before and after, as in --prompt 'a cat' --to 'a dog'")
 
 
 def inverted(pipe: Any, image: str, prompt: str, method: str, steps: int, **arguments: Any) -> Any:

@@ -28,7 +28,7 @@ def maps(
     per_head: Annotated[bool, typer.Option("--per-head", help="Keep heads apart.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="MIB", help="Most memory of the maps.")] = 1024,
     negative_prompt: options.NegativePrompt = "",
-    seed: Annotated[str, typer.Option("--seed", metavar="NUMBER", help="Or 'random'.")] = "random",
+    seed: options.Seed = "random",
     steps: options.Steps = 30,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
@@ -45,9 +45,7 @@ def maps(
     with a row for every layer that is kept apart.
     """
     checks.check_prompt(prompt)
-    checks.check_size(width, height)
-    checks.check_model(model)
-    checks.check_folder(output)
+    checks.check_run(width, height, model, device, output)
     chosen, number = _numbers(only_steps, steps), options.read_seed(seed)
     with console.status("starting"):
         guidance = options.read_guidance_scale(guidance_scale, model)
@@ -82,8 +80,8 @@ def _numbers(text: str | None, steps: int) -> list[int] | None:
     """The steps of `--only-steps`. Raises ValueError for others than there are."""
     if text is None:
         return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) < steps for part in parts):
+    parts = options.split_list(text)
+    if not parts or not all(part.isdecimal() and int(part) < steps for part in parts):
         raise ValueError(f"--only-steps: {text!r} must be numbers from 0 to {steps - 1}, separated by commas")
     return [int(part) for part in parts]
 

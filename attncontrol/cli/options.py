@@ -51,6 +51,7 @@ GroundingBeta = Annotated[
     ),
 ]
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What not to draw.", show_default=False)]
+Seed = Annotated[str, typer.Option("--seed", metavar="NUMBER", help="Of the noise; or 'random'.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
 GuidanceScale = Annotated[
     float | None,
@@ -76,6 +77,14 @@ Memory = Annotated[
     typer.Option(
         "--memory", help="low takes more time and less memory under control, auto does so if there is too little."
     ),
+]
+Inversion = Annotated[
+    Literal["ddim", "null-text", "dpl"],
+    typer.Option("--method", help="ddim is quick and inexact, null-text comes back, dpl learns the nouns as well."),
+]
+Nouns = Annotated[
+    list[str] | None,
+    typer.Option("--nouns", metavar="WORDS", help="Words that dpl learns; those of the prompt if absent."),
 ]
 Control = Annotated[
     str,
@@ -117,6 +126,11 @@ def read_seed(text: str) -> int:
     return int(text)
 
 
+def split_list(text: str) -> list[str]:
+    """What stands between the commas of an option's value, without empty entries."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def read_subjects(texts: Sequence[str] | None) -> list[Any] | None:
     """The values of `--subjects` as the pipeline takes them."""
     if not texts:
@@ -127,8 +141,7 @@ def read_subjects(texts: Sequence[str] | None) -> list[Any] | None:
             with option("--subjects"):
                 subjects += _json_list(text)
         else:
-            items = (item.strip() for item in text.split(","))
-            subjects += [int(item) if item.lstrip("-").isdecimal() else item for item in items if item]
+            subjects += [int(item) if item.lstrip("-").isdecimal() else item for item in split_list(text)]
     if not subjects:
         raise ValueError("--subjects: name at least one word of the prompt, or leave the option out")
     return subjects

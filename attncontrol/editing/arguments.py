@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,15 @@ def read_seeds(seed: Any) -> list[int]:
     if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**63 for s in seeds):
         raise ValueError(f"seed must be a whole number from 0 on, or a list of them, got {seed!r}")
     return seeds
+
+
+@contextmanager
+def argument(name: str) -> Iterator[None]:
+    """Names the argument at fault in every ValueError of the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def check_edit(source: Any, prompt: Any, cross: Any, self_attention: Any, variant: Any, kwargs: Mapping) -> None:
@@ -160,7 +170,7 @@ def read_factors(prompt: str, weights: Mapping[str, float] | None, family: UNetF
             raise ValueError(f"the weight of {word!r} must be a number from 0 on, got {factor!r}")
         positions = word_positions(prompt, word, family)
         if not positions:
-            raise ValueError(f"weights: {word!r} is no word of {prompt!r}")
+            raise ValueError(f"{word!r} is no word of {prompt!r}")
         factors[list(positions)] = float(factor)
     return factors
 
@@ -173,6 +183,6 @@ def read_local(
     found = [[word_positions(text, word, family) for word in words] for text in (source, prompt)]
     for word, old, new in zip(words, *found, strict=True):
         if not old and not new:
-            raise ValueError(f"local: {word!r} is no word of {source!r} or {prompt!r}")
+            raise ValueError(f"{word!r} is no word of {source!r} or {prompt!r}")
     before, after = (tuple(p for positions in one for p in positions) for one in found)
     return (before, after) if words else None

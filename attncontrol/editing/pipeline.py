@@ -12,7 +12,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from attncontrol.attention.layers import Size, choose_size
+from attncontrol.attention.layers import choose_size
 from attncontrol.editing import arguments
 from attncontrol.editing.alignment import Change, align_prompts
 from attncontrol.editing.blend import LocalBlend
@@ -105,7 +105,11 @@ class EditingMixin:
         layers = family.layers(arguments.latent_size(self, kwargs))
         build = _injection if variant == "default" else _published_injection
         steps = kwargs.get("num_inference_steps", 50)
-        injection = build(family, before, prompt, n, (cross, self_attention), local, weights, layers, steps, parser)
+        with arguments.argument("local"):
+            words = arguments.read_local(before, prompt, local, family)
+        with arguments.argument("weights"):
+            factors = arguments.read_factors(prompt, weights, family)
+        injection = build(family, before, prompt, n, (cross, self_attention), words, factors, layers, steps, parser)
         if not injection.alignment.changes and not weights:
             raise ValueError(f"the prompts are equal ({prompt!r}): change a word, or give weights")
         injection.maps = StepMaps(injection.finest) if record_maps else None
@@ -254,7 +258,7 @@ def _replay_arguments(family: UNetFamily, inversion: Inversion, rows: int) -> di
 
 def _injection(
     family: UNetFamily, source: str, prompt: str, n: int, windows: tuple[float | None, float | None],
-    local: Any, weights: Mapping[str, float] | None, layers: list[Any], steps: int, parser: Any,
+    words: Any, factors: Tensor | None, layers: list[Any], steps: int, parser: Any,
 ) -> Injection:  # fmt: skip
     cross, self_attention = windows
     size = choose_size(layers)
@@ -264,14 +268,14 @@ def _injection(
         0.8 if cross is None else cross,
         0.4 if self_attention is None else self_attention,
         size,
-        arguments.read_factors(prompt, weights, family),
-        _blend(source, prompt, local, family, size),
+        factors,
+        LocalBlend(*words, size) if words else None,
     )
 
 
 def _published_injection(
     family: UNetFamily, source: str, prompt: str, n: int, windows: tuple[float | None, float | None],
-    local: Any, weights: Mapping[str, float] | None, layers: list[Any], steps: int, parser: Any,
+    words: Any, factors: Tensor | None, layers: list[Any], steps: int, parser: Any,
 ) -> Injection:  # fmt: skip
     if n > 1:
         raise ValueError("variant 'reference' edits one image at a time, as published: give one seed")
@@ -279,7 +283,7 @@ def _published_injection(
     ids = [tokenize(family.tokenizer, text).pieces for text in (source, prompt)]
     alignment = published_alignment(*map(list, ids), family.text_length, is_swap(source.split(), prompt.split()))
     blend: Any = None
-    if words := arguments.read_local(source, prompt, local, family):
+    if words:
         positions = [p for one in words for p in one[:1]]
         if len(words[1]) != 1 and len(words[0]) != 1:
             raise ValueError("variant 'reference' blends by one word of one token, as published")
@@ -294,7 +298,7 @@ def _published_injection(
         cross,
         self_attention,
         choose_size(layers),
-        arguments.read_factors(prompt, weights, family),
+        factors,
         blend,
         last=last_layer(layers),
         steps=steps,
@@ -314,8 +318,3 @@ def _step_end(injection: Injection, then: Callable[..., Any] | None) -> Callable
         return tensors if then is None else then(pipe, index, timestep, tensors)
 
     return step_end
-
-
-def _blend(source: str, prompt: str, local: Any, family: UNetFamily, size: Size) -> LocalBlend | None:
-    words = arguments.read_local(source, prompt, local, family)
-    return LocalBlend(*words, size) if words else None

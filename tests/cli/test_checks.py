@@ -39,6 +39,7 @@ def run_all(lines, folder) -> list:
 def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     (tmp_path / "file").touch()
+    (tmp_path / "a.safetensors").touch()
     (tmp_path / "empty").mkdir()
     cases = [
         (["--help"], 0, "compare"),
@@ -78,6 +79,38 @@ def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
         (["batch", "file", "--output", "out", "--device", "cuda0"], 2, "--device: 'cuda0' is no device"),
         (["batch", "file", "--output", "out", "--seed", "-1"], 2, "or 'random'"),
         (["batch", "empty", "--output", "out"], 2, "FILE: 'empty' is a folder"),
+        (["maps", "a cat", "--device", "gpu"], 2, "--device: 'gpu' is no device"),
+        (["invert", "nope.png", "--prompt", "a cat"], 2, "IMAGE: there is no file 'nope.png'"),
+        (["invert", "empty", "--prompt", "a cat"], 2, "IMAGE: there is no file 'empty'"),
+        (["invert", "file", "--prompt", " "], 2, "--prompt: write what the picture shows"),
+        (["invert", "file", "--prompt", "a cat", "--steps", "2000"], 2, "--steps"),
+        (["edit", "--prompt", "a cat"], 2, "--to: write what the picture shows, before and after"),
+        (["edit", "--to", "a dog"], 2, "--prompt: write what the picture shows, before and after"),
+        (["edit", "nope.png", "--prompt", "a cat", "--to", "a dog"], 2, "IMAGE: there is no file 'nope.png'"),
+        (
+            ["edit", "file", "--prompt", "a cat", "--to", "a dog", "--seed", "3"],
+            2,
+            "--seed: a picture has its own noise",
+        ),
+        (
+            ["edit", "--prompt", "a cat", "--to", "a dog", "--nouns", "cat"],
+            2,
+            "--nouns: they are learned of a picture",
+        ),
+        (
+            ["edit", "--prompt", "a cat", "--to", "a dog", "--weight", "dog=x"],
+            2,
+            "--weight: dog=x: the factor must be",
+        ),
+        (["edit", "--prompt", "a cat", "--to", "a dog", "--cross", "2"], 2, "--cross"),
+        (["edit", "--prompt", "a cat", "--to", "a dog", "--width", "100"], 2, "--width: 100 is not a multiple of 8"),
+        (["edit", "--prompt", "a cat", "--to", "a dog", "--device", "gpu"], 2, "--device: 'gpu' is no device"),
+        (
+            ["edit", "a.safetensors", "--to", "a dog", "--prompt", "a cat"],
+            2,
+            "--prompt: the inversion 'a.safetensors' has",
+        ),
+        (["edit", "a.safetensors", "--to", "a dog", "--guidance-scale", "3"], 2, "--guidance-scale: the inversion"),
         (["demo", "--port", str(taken.getsockname()[1])], 2, "--port: cannot listen on 127.0.0.1"),
         (["demo", "--model", "./nope"], 2, "--model: no diffusers checkpoint at './nope'"),
     ]
@@ -86,7 +119,7 @@ def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
     for (line, code, message), (exit_code, output, exception, heavy) in zip(cases, results, strict=True):
         assert (exit_code, heavy) == (code, []), (line, output, exception)
         assert message in " ".join(output.split()), (line, output)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "empty", "file"]
 
 
 def test_the_package_is_imported_without_torch():

@@ -36,6 +36,16 @@ def test_a_batch_of_seeds_edits_each_as_alone(edit):
         torch.testing.assert_close(batch.images[i : i + 1], alone.images, atol=1e-3, rtol=1e-3)
 
 
+def test_maps_are_the_attention_that_was_used_on_both_sides(edit):
+    assert edit().maps is None
+    maps = edit(cross=1, record_maps=True, seed=[3, 4]).maps
+    assert maps.shape[:4] == (2, 2, 4, 77)
+    torch.testing.assert_close(maps[0].sum(2), torch.ones_like(maps[0, :, :, 0]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(maps[1], maps[0], atol=1e-5, rtol=1e-4)  # a word swap: all is taken over
+    own = edit(cross=0, record_maps=True).maps
+    assert not torch.allclose(own[1], own[0], atol=1e-5, rtol=1e-4)
+
+
 def test_weights_edit_without_a_changed_word(edit):
     output = edit(TARGET, TARGET, weights={"blue": 5.0})
     assert not output.changes
