@@ -57,11 +57,12 @@ def maps(
         from attncontrol.guidance.looking import Looking
         from attncontrol.images.drawing import Request, draw
         from attncontrol.images.recipe import save_image
+        from attncontrol.images.sampling import Sampling
 
     stem = output / f"{slug(prompt)}_maps_{number}"
     arrays, picture = stem.with_suffix(".safetensors"), stem.with_suffix(".png")
     check_targets([arrays, picture], overwrite)
-    request = Request(model, prompt, negative_prompt, steps, guidance, width, height)
+    request = Request(model, prompt, Sampling(steps, guidance, negative_prompt, width, height))
     pipe = load_pipeline(model, device, dtype)
     with option("--layers" if layers else "PROMPT"):
         looking = Looking(pipe, prompt, layers, chosen, per_layer=per_layer, per_head=per_head, limit=limit * 2**20)
