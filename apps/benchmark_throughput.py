@@ -22,6 +22,7 @@ from attncontrol.batch import Job, Worker, WorkerSettings
 from attncontrol.batch.rows import resolved_control
 from attncontrol.images.files import write_text
 from attncontrol.images.recipe import package_versions
+from attncontrol.images.sampling import Sampling
 
 PROMPTS = Path(__file__).parents[1] / "prompts" / "animals_objects.txt"
 
@@ -80,7 +81,7 @@ def make_jobs(worker: Worker, control: str | None, images: int, steps: int) -> l
     chosen = [prompts[i * len(prompts) // images] for i in range(images)]
     parts = resolved_control(control, dict(worker.pipe.tuned_settings)) or None
     return [
-        Job(f"job-{seed}", seed, prompt, "", steps, 7.5, None, None, parts, None, None, PROMPTS.name, seed)
+        Job(f"job-{seed}", seed, prompt, Sampling(steps, 7.5), parts, None, None, PROMPTS.name, seed)
         for seed, prompt in enumerate(chosen)
     ]
 

@@ -27,6 +27,7 @@ from attncontrol.families import family_of
 from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.images.files import write_text
 from attncontrol.images.recipe import package_versions
+from attncontrol.images.sampling import Sampling
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import resolve_control
@@ -126,7 +127,7 @@ def request_for(model: str, pipe: Any, prompt: str, boxed: bool, maps: bool = Fa
         placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
         layout = {entity.text: [list(box) for box in regions] for entity, regions in placed}
     scale = default_guidance_scale(model)
-    return Request(model, prompt, "", STEPS, scale, None, None, layout=layout, layout_json=layout, maps=maps)
+    return Request(model, prompt, Sampling(STEPS, scale), layout=layout, layout_json=layout, maps=maps)
 
 
 def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:

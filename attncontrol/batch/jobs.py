@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attncontrol.images.sampling import Sampling
 from attncontrol.layout import RawLayout, read_layout
 
 
@@ -24,11 +25,7 @@ class Job:
     id: str
     seed: int
     prompt: str
-    negative_prompt: str
-    steps: int
-    guidance_scale: float
-    width: int | None
-    height: int | None
+    sampling: Sampling
     control: list[dict[str, Any]] | None
     subjects: Any
     layout: Any
@@ -45,18 +42,18 @@ class Job:
     @property
     def settings(self) -> str:
         """Jobs of equal settings can be made in one batch."""
-        return json.dumps([self.steps, self.guidance_scale, self.width, self.height, self.control, self.grounding])
+        return json.dumps([self.sampling.arguments(), self.control, self.grounding])
 
     def key(self, model: str) -> str:
         """SHA-256 of all that determines the image. `model` stands for the model, its settings and the versions."""
         described = {
             "model": model,
             "prompt": self.prompt,
-            "negative_prompt": self.negative_prompt,
+            "negative_prompt": self.sampling.negative_prompt,
             "seed": self.seed,
-            "steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-            "size": [self.width, self.height],
+            "steps": self.sampling.steps,
+            "guidance_scale": self.sampling.guidance_scale,
+            "size": [self.sampling.width, self.sampling.height],
             "control": self.control,
             "subjects": self.subjects,
             "layout": _layout_digest(self.layout),

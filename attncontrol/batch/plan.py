@@ -15,6 +15,7 @@ from typing import Any
 from attncontrol.batch.formats import Problem, read_records
 from attncontrol.batch.jobs import Job
 from attncontrol.batch.rows import Row, check_defaults, read_row, resolved_control
+from attncontrol.images.sampling import Sampling
 
 ID_WORDS = 40
 
@@ -121,16 +122,13 @@ class _NamedRow:
     def jobs(self, tuned: Mapping[str, Any]) -> Iterator[Job]:
         row = self.row
         control = resolved_control(row.control, tuned) or None
+        sampling = Sampling(row.steps, row.guidance_scale, row.negative_prompt, row.width, row.height)
         for seed in row.all_seeds:
             yield Job(
                 id=self.id,
                 seed=seed,
                 prompt=row.prompt,
-                negative_prompt=row.negative_prompt,
-                steps=row.steps,
-                guidance_scale=row.guidance_scale,
-                width=row.width,
-                height=row.height,
+                sampling=sampling,
                 control=control,
                 subjects=row.subjects,
                 layout=row.layout,

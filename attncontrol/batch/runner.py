@@ -109,7 +109,7 @@ class Run:
             else:
                 self.folder.add(outcome.job, outcome.job.key(self.model), outcome.made)
                 self.counts.made += 1
-                self.counts.steps += outcome.job.steps
+                self.counts.steps += outcome.job.sampling.steps
             self.counts.seconds = time.perf_counter() - started
             self.progress(self.counts)
 

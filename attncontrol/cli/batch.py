@@ -225,10 +225,10 @@ def _dry_run(plan: Plan, folder: OutputFolder, total: int, worker: WorkerSetting
     steps = present = 0
     for job in plan.jobs():
         done = same and folder.has(job, job.key(last["model_sha256"]), worker.maps)
-        steps += 0 if done else job.steps
+        steps += 0 if done else job.sampling.steps
         present += done
         methods = " + ".join(part["method"] for part in job.control or ()) or "plain"
-        typer.echo(f"{job.name}  {methods}  {job.steps} steps  {job.prompt[:80]!r}{'  (done)' * done}")
+        typer.echo(f"{job.name}  {methods}  {job.sampling.steps} steps  {job.prompt[:80]!r}{'  (done)' * done}")
     typer.echo(f"{total} images, {present} of them done; {steps} sampling steps to do")
     seconds = last.get("seconds_per_step")
     if seconds and steps:

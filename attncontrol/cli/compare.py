@@ -64,11 +64,11 @@ def compare(
 
         from attncontrol.images.drawing import Request, draw
         from attncontrol.images.recipe import save_image
+        from attncontrol.images.sampling import Sampling
         from attncontrol.losses.combining import control_name
 
-    request = Request(
-        model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory
-    )
+    sampling = Sampling(steps, guidance, negative_prompt, width, height)
+    request = Request(model, prompt, sampling, named, layout, placed, maps, memory)
     pipe = load_pipeline(model, device, dtype)
     with step_progress(len(numbers) * len(columns), steps) as advance:
         drawn = [[draw(pipe, request, methods, number, advance) for methods in columns] for number in numbers]

@@ -67,14 +67,14 @@ def generate(
 
         from attncontrol.images.drawing import Request, draw
         from attncontrol.images.recipe import save_image
+        from attncontrol.images.sampling import Sampling
         from attncontrol.losses.combining import control_name
 
     stem = "_".join([slug(prompt), slug(control_name(methods)), *([grounding] if grounding else [])])
     paths = {number: output / f"{stem}_{number}.png" for number in range(first, first + images)}
     check_targets([p for path in paths.values() for p in ((path, _maps_path(path)) if maps else (path,))], overwrite)
-    request = Request(
-        model, prompt, negative_prompt, steps, guidance, width, height, named, layout, placed, maps, memory, gates
-    )
+    sampling = Sampling(steps, guidance, negative_prompt, width, height)
+    request = Request(model, prompt, sampling, named, layout, placed, maps, memory, gates)
     if seed == "random":
         typer.echo(f"seed {first}")
     pipe = load_pipeline(model, device, dtype)

@@ -55,13 +55,15 @@ def maps(
         from attncontrol.guidance.looking import MapSettings
         from attncontrol.images.drawing import Request, draw
         from attncontrol.images.recipe import save_image
+        from attncontrol.images.sampling import Sampling
 
     stem = output / f"{slug(prompt)}_maps_{number}"
     arrays, picture = stem.with_suffix(".safetensors"), stem.with_suffix(".png")
     check_targets([arrays, picture], overwrite)
     with option("--layers"):
         settings = MapSettings(layers, chosen, per_layer, per_head, limit * 2**20)
-    request = Request(model, prompt, negative_prompt, steps, guidance, width, height, maps=settings)
+    sampling = Sampling(steps, guidance, negative_prompt, width, height)
+    request = Request(model, prompt, sampling, maps=settings)
     pipe = load_pipeline(model, device, dtype)
     with step_progress(1, steps) as advance:
         drawn = draw(pipe, request, options.read_control(PLAIN, {}, model), number, advance)

@@ -161,7 +161,7 @@ class Api:
         return save([pair]).files[0], json.loads(pair.plain.recipe.to_json())
 
     def _draw(self, task: Task, report: Report) -> Pair:
-        total, steps = task.request.steps, count(1)
+        total, steps = task.request.sampling.steps, count(1)
 
         def on_step(_: Any) -> None:
             report(Progress(next(steps), total, "image"))

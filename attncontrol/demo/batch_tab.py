@@ -87,15 +87,16 @@ def beyond_limits(plan: Plan, jobs: int, limits: Limits) -> Iterator[str]:
         yield f"the file asks for more than {limits.jobs} images; at most {limits.jobs} are allowed here"
         return
     for job in plan.jobs():
-        if job.steps > limits.steps:
-            yield f"{job.name}: {job.steps} steps; at most {limits.steps} are allowed here"
-        if max(job.width or 0, job.height or 0) > limits.size:
-            yield f"{job.name}: {job.width}x{job.height} pixels; at most {limits.size} a side are allowed here"
+        if job.sampling.steps > limits.steps:
+            yield f"{job.name}: {job.sampling.steps} steps; at most {limits.steps} are allowed here"
+        width, height = job.sampling.width, job.sampling.height
+        if max(width or 0, height or 0) > limits.size:
+            yield f"{job.name}: {width}x{height} pixels; at most {limits.size} a side are allowed here"
         if len(job.control or ()) > PARTS:
             yield f"{job.name}: a sum of {len(job.control or ())} methods; at most {PARTS} are allowed here"
         try:
             read_text("prompt", job.prompt, limits)
-            read_text("negative_prompt", job.negative_prompt, limits)
+            read_text("negative_prompt", job.sampling.negative_prompt, limits)
             read_boxes(job.layout)
             read_subject_list(job.subjects)
         except ValueError as error:

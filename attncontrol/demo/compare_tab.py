@@ -86,7 +86,7 @@ def read_comparison(
 
 def make_comparison(studio: Studio, comparison: Comparison, report: Report) -> Rows:
     """Draws the grid row by row; reports `Progress` after every step and the rows so far after every image."""
-    steps = comparison.columns[0][1].steps
+    steps = comparison.columns[0][1].sampling.steps
     total = steps * len(comparison.columns) * len(comparison.seeds)
     done, rows = 0, []
     for seed in comparison.seeds:

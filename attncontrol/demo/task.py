@@ -17,6 +17,7 @@ from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
 from attncontrol.grounding import read_grounding
 from attncontrol.images.drawing import Drawn, Request, draw
+from attncontrol.images.sampling import Sampling
 from attncontrol.layout import place, read_layout
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import resolve_control, with_settings
@@ -122,11 +123,13 @@ def read_request(
     return Request(
         studio.model,
         read_text("prompt", prompt, limits, needed=True),
-        read_text("negative_prompt", negative_prompt, limits),
-        whole_number("steps", steps, 1, limits.steps),
-        number("guidance_scale", guidance_scale, 0, 100),
-        read_side("width", width, studio, limits),
-        read_side("height", height, studio, limits),
+        Sampling(
+            negative_prompt=read_text("negative_prompt", negative_prompt, limits),
+            steps=whole_number("steps", steps, 1, limits.steps),
+            guidance_scale=number("guidance_scale", guidance_scale, 0, 100),
+            width=read_side("width", width, studio, limits),
+            height=read_side("height", height, studio, limits),
+        ),
         subjects,
         layout,
         layout,
@@ -257,10 +260,10 @@ def make_pairs(studio: Studio, task: Task, report: Report) -> list[Pair]:
     variants = [(replace(task.request, grounding=None), MethodSum())]
     if task.methods.parts or task.request.grounding is not None:
         variants.append((task.request, task.methods))
-    total = len(task.seeds) * len(variants) * task.request.steps
+    total = len(task.seeds) * len(variants) * task.request.sampling.steps
     done = 0
     pairs = []
-    with previews(studio.pipe, task.request.width, task.request.height) as preview:
+    with previews(studio.pipe, task.request.sampling.width, task.request.sampling.height) as preview:
         for seed in task.seeds:
             drawn = []
             for number, (request, methods) in enumerate(variants):

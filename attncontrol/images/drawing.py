@@ -13,6 +13,7 @@ from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.looking import MapSettings
 from attncontrol.guidance.record import ImageRecord
 from attncontrol.images.recipe import Recipe, recipe_of
+from attncontrol.images.sampling import Sampling
 from attncontrol.losses import MethodSum
 from attncontrol.models import default_call
 
@@ -26,11 +27,7 @@ class Request:
 
     model: str
     prompt: str
-    negative_prompt: str
-    steps: int
-    guidance_scale: float
-    width: int | None
-    height: int | None
+    sampling: Sampling
     subjects: list[Any] | None = None
     layout: Any = None
     layout_json: Any = None
@@ -53,12 +50,10 @@ def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Ca
 
     on_step is called after every sampling step with the latents.
     """
-    sizes = {"width": request.width, "height": request.height}
-    own = {"num_inference_steps": request.steps, "guidance_scale": request.guidance_scale}
     out = pipe(
         request.prompt,
-        negative_prompt=request.negative_prompt or None,
-        **default_call(request.model) | own | {side: size for side, size in sizes.items() if size is not None},
+        negative_prompt=request.sampling.negative_prompt or None,
+        **default_call(request.model) | request.sampling.arguments(),
         control=methods if methods.parts else None,
         subjects=request.subjects,
         layout=request.layout,
@@ -74,10 +69,8 @@ def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Ca
         out.images[0],
         model=request.model,
         prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        sampling=request.sampling,
         seed=seed,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
         control=methods,
         record=record,
         layout=request.layout_json,

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attncontrol.guidance.record import ImageRecord
 from attncontrol.images.files import atomic_file
+from attncontrol.images.sampling import Sampling
 from attncontrol.layout import layout_to_json
 from attncontrol.layout.reading import AUTO
 from attncontrol.losses.base import MethodSum
@@ -86,9 +87,7 @@ def recipe_of(
     model: str,
     prompt: str,
     seed: int,
-    steps: int,
-    guidance_scale: float,
-    negative_prompt: str | None = None,
+    sampling: Sampling,
     control: MethodSum | None = None,
     record: ImageRecord | None = None,
     layout: Any = None,
@@ -98,13 +97,11 @@ def recipe_of(
 
     Args:
         pipe: The pipeline.
-        image: The image; its size goes into the recipe.
+        image: The image; the recipe has its size, whatever was asked for.
         model: The name, id or folder the pipeline was loaded from.
         prompt: As given to the call.
         seed: Of the image's generator.
-        steps: Sampling steps.
-        guidance_scale: Of classifier-free guidance.
-        negative_prompt: None and "" are the same.
+        sampling: What was asked for.
         control: The methods, as `resolve_control` gives them.
         record: The image's entry of `out.control.images`.
         layout: As given to the call, of JSON types.
@@ -112,10 +109,10 @@ def recipe_of(
     """
     return Recipe(
         prompt=prompt,
-        negative_prompt=negative_prompt or "",
+        negative_prompt=sampling.negative_prompt,
         seed=seed,
-        steps=steps,
-        guidance_scale=float(guidance_scale),
+        steps=sampling.steps,
+        guidance_scale=float(sampling.guidance_scale),
         width=image.width,
         height=image.height,
         model=str(model),

@@ -47,8 +47,9 @@ class StandIn:
         if "fail" in job.prompt:
             return Outcome(job, reason="told to fail")
         image = Image.frombytes("RGB", (32, 32), pixels(job))
+        asked = job.sampling
         recipe = Recipe(
-            job.prompt, job.seed, job.steps, job.guidance_scale, 32, 32, "stand-in", "none", "float32",
+            job.prompt, job.seed, asked.steps, asked.guidance_scale, 32, 32, "stand-in", "none", "float32",
             control=tuple(job.control or ()), layout=job.layout,
         )  # fmt: skip
         return Outcome(job, Made(image, recipe, [], self.seconds))

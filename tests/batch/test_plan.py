@@ -24,7 +24,7 @@ def test_a_row_overrides_the_defaults(tmp_path):
     rows = [{"prompt": "a", "steps": 5, "control": None}, {"prompt": "b", "seeds": [7, 3]}, {"prompt": "c", "seed": 2}]
     defaults = {"steps": 9, "control": "syngen", "images_per_prompt": 2, "seed": 1}
     jobs = list(plan(tmp_path, rows, defaults=defaults).jobs())
-    assert [(job.prompt, job.seed, job.steps) for job in jobs] == [
+    assert [(job.prompt, job.seed, job.sampling.steps) for job in jobs] == [
         ("a", 1, 5), ("a", 2, 5), ("b", 7, 9), ("b", 3, 9), ("c", 2, 9), ("c", 3, 9),
     ]  # fmt: skip
     assert jobs[0].control is None

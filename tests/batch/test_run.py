@@ -166,7 +166,7 @@ def test_batches_hold_equal_settings_and_little_is_held_back(tmp_path):
     prompts.write_text("".join(f"--prompt x{i} --steps {1 + i % 3}\n" for i in range(100)))
     made = list(batches(Plan([prompts]).jobs(), 8))
     assert sorted(len(batch) for batch in made)[3:] == [8] * 12 and sum(map(len, made)) == 100
-    assert all(len({job.steps for job in batch}) == 1 for batch in made)
+    assert all(len({job.sampling.steps for job in batch}) == 1 for batch in made)
     prompts.write_text("".join(f"--prompt x --steps {1 + i % 900}\n" for i in range(900)))
     taken = 0
 

@@ -13,6 +13,7 @@ from attncontrol.demo import examples
 from attncontrol.demo.compare_tab import SEEDS
 from attncontrol.evaluation.oracle import verdict
 from attncontrol.images.drawing import Request, draw
+from attncontrol.images.sampling import Sampling
 from attncontrol.losses.combining import resolve_control
 from attncontrol.models import BUNDLED, default_guidance_scale
 from tests.documents import text
@@ -25,7 +26,7 @@ def pipe(model):
 
 def judged(model, prompt, control, seed):
     """The oracle's verdict on the picture that programs draw by default."""
-    request = Request(model, prompt, "", 30, default_guidance_scale(model), None, None)
+    request = Request(model, prompt, Sampling(30, default_guidance_scale(model)))
     methods = resolve_control(control, pipe(model).tuned_settings)
     return verdict(prompt, draw(pipe(model), request, methods, seed, lambda _: None).image)
 

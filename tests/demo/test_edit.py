@@ -36,6 +36,7 @@ from attncontrol.demo.studio import Studio, load
 from attncontrol.demo.task import FieldError
 from attncontrol.images.drawing import Request, draw
 from attncontrol.images.recipe import save_image
+from attncontrol.images.sampling import Sampling
 from attncontrol.losses import MethodSum
 from tests import tiny
 from tests.demo.conftest import PATIENCE
@@ -218,7 +219,7 @@ def test_every_visitor_keeps_one_inversion(studio):
 
 def drawn_here(studio, folder, negative=""):
     """The bytes of a picture that the demo drew of seed 7."""
-    request = Request(studio.model, "a bird and a bow", negative, 2, 5.0, None, None)
+    request = Request(studio.model, "a bird and a bow", Sampling(2, 5.0, negative))
     drawn = draw(studio.pipe, request, MethodSum(), 7, lambda _: None)
     save_image(drawn.image, folder / "x.png", drawn.recipe, overwrite=True)
     return (folder / "x.png").read_bytes()

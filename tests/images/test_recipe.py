@@ -13,6 +13,7 @@ from PIL import Image, ImageFile
 from attncontrol import AttentionControlPipeline
 from attncontrol.images.files import atomic_file, write_text
 from attncontrol.images.recipe import RECIPE_KEY, Recipe, infotext, read_recipe, recipe_of, save_image
+from attncontrol.images.sampling import Sampling
 from attncontrol.losses.combining import control_name, control_to_json, resolve_control, with_settings
 from tests.tiny import stable_diffusion
 
@@ -223,8 +224,8 @@ def test_the_recipe_makes_the_same_image_again(tmp_path):
     generator = torch.Generator().manual_seed(5)
     out = pipe("a cat and a red frog", control=control, generator=generator, **call)
     made = recipe_of(
-        pipe, out.images[0], model="tiny", prompt="a cat and a red frog", negative_prompt="a car", seed=5, steps=3,
-        guidance_scale=4, control=resolve_control(control), record=out.control.images[0],
+        pipe, out.images[0], model="tiny", prompt="a cat and a red frog", seed=5, sampling=Sampling(3, 4, "a car"),
+        control=resolve_control(control), record=out.control.images[0],
     )  # fmt: skip
     save_image(out.images[0], tmp_path / "image.png", made)
     read = read_recipe(tmp_path / "image.png")

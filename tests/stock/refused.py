@@ -73,8 +73,10 @@ def parallel() -> Any:
 
 
 def upscaler() -> Any:
+    vae = tiny.vae()
+    vae.register_to_config(scaling_factor=0.08333)  # another one gives a warning
     return diffusers.StableDiffusionUpscalePipeline(
-        vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
+        vae=vae, text_encoder=tiny.text_encoder(), tokenizer=tiny.tokenizer(),
         unet=tiny.unet(7, num_class_embeds=1000), low_res_scheduler=tiny.scheduler(), scheduler=tiny.scheduler(),
     )  # fmt: skip
 
