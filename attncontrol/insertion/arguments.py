@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 import re
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from attncontrol.arguments import is_seed
+from attncontrol.arguments import is_seed, nearest
 from attncontrol.attention.layers import Layer, Size, match_layers
 from attncontrol.families import family_of
 from attncontrol.families.flux import FluxFamily
@@ -51,7 +52,7 @@ def flux_family(pipe: Any) -> FluxFamily:
 def read_source(source: Any, prompt: Any) -> tuple[Any, str]:
     """The picture to insert into, None if it is to be drawn, and the prompt of the scene."""
     is_prompt = isinstance(source, str) and prompt is None
-    if is_prompt and Path(source).suffix and Path(source).is_file():
+    if is_prompt and os.path.isfile(source):
         raise ValueError(f"{source!r} is a file: say what the picture shows with prompt='...'")
     if not is_prompt and (not isinstance(prompt, str) or not prompt.strip()):
         raise ValueError(f"prompt must say what the picture shows, got {prompt!r}")
@@ -84,12 +85,20 @@ def subject_positions(family: FluxFamily, thing: str, target: str, published: bo
     """The token positions of the thing in the target prompt, where it is named last.
 
     As published, they are those of the first pieces of the prompt that have the same text.
+
+    Raises:
+        ValueError: If there are none.
     """
     tokens = tokenize(family.tokenizer, target)
     if published:
         alone = tokenize(family.tokenizer, _named(thing))
-        return [tokens.pieces.index(alone.pieces[p]) for p in alone.positions() if alone.pieces[p] in tokens.pieces]
-    return list(tokens.token_indices(find_words(target, _named(thing))[-1]))
+        pieces = [alone.pieces[p] for p in alone.positions()]
+        positions = [tokens.pieces.index(piece) for piece in pieces if piece in tokens.pieces]
+    else:
+        positions = list(tokens.token_indices(find_words(target, _named(thing))[-1]))
+    if not positions:
+        raise ValueError(f"the text encoder has no pieces for {thing!r} in {target!r}: write it with spaces around it")
+    return positions
 
 
 def read_call(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,10 +138,11 @@ def read_settings(pipe: Any, settings: Any, is_picture: bool) -> AddIt:
     has_own = pipe.name_or_path and given.get("variant") != "reference"
     tuned = insertion_settings(pipe.name_or_path).get("pictures" if is_picture else "drawn", {}) if has_own else {}
     chosen = {**tuned, **given}
-    try:
-        return AddIt.for_pictures(**chosen) if is_picture else AddIt(**chosen)
-    except TypeError as error:
-        raise ValueError(f"settings: {error}".replace("AddIt.__init__() got an", "there is an")) from error
+    known = [field.name for field in dataclasses.fields(AddIt)]
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"Add-it has no setting {name!r}{nearest(name, known)}")
+    return AddIt.for_pictures(**chosen) if is_picture else AddIt(**chosen)
 
 
 def map_layers(layers: list[Layer], patterns: str) -> list[Layer]:

@@ -69,7 +69,7 @@ def test_a_picture_is_inverted(run):
         ((*ASKED, "--seed", "x"), "--seed: 'x' must be a whole number"),
         ((*ASKED, "--seed-target", "-1"), "--seed-target"),
         ((*ASKED, "--set", "gamma=no"), "--set: gamma must be one of 'auto'"),
-        ((*ASKED, "--set", "gama=1"), "--set: settings: there is an unexpected keyword argument 'gama'"),
+        ((*ASKED, "--set", "gama=1"), "--set: Add-it has no setting 'gama', did you mean 'gamma'"),
         ((*ASKED, "--model", "emoji"), "--model: StableDiffusionAttentionControlPipeline cannot insert"),
         (("none.png", *ASKED), "there is no image at 'none.png'"),
     ],

@@ -7,7 +7,9 @@ from diffusers import FlowMatchHeunDiscreteScheduler, FluxControlPipeline, FluxP
 from PIL import Image
 
 from attncontrol import AttentionControlPipeline
+from attncontrol.families import family_of
 from attncontrol.insertion import AddIt
+from attncontrol.insertion.arguments import read_source, subject_positions
 from tests import tiny_transformers
 
 SOURCE, TARGET = "a cat on a mat", "a cat on a mat and a frog"
@@ -176,9 +178,6 @@ def test_numbers_that_stop_being_finite_stop_the_run(pipe, insert):
 
 
 def test_a_thing_named_twice_is_meant_where_it_is_named_last(pipe):
-    from attncontrol.families import family_of
-    from attncontrol.insertion.arguments import subject_positions
-
     family, prompt = family_of(pipe), "a cat and a cat"
     positions = {published: subject_positions(family, "a cat", prompt, published) for published in (False, True)}
     assert min(positions[False]) > max(positions[True])
@@ -205,7 +204,7 @@ def test_a_thing_named_twice_is_meant_where_it_is_named_last(pipe):
         ({"height": 30}, "height must be a positive multiple of 4, got 30"),
         ({"max_sequence_length": 2}, "max_sequence_length=2 cuts off"),
         ({"output_type": "np"}, "output_type must be 'pil' or 'latent', not 'np'"),
-        ({"settings": {"gama": 1.1}}, "settings: there is an unexpected keyword argument 'gama'"),
+        ({"settings": {"gama": 1.1}}, "Add-it has no setting 'gama', did you mean 'gamma'"),
         ({"settings": {"gamma": -1}}, "gamma must be 'auto' or a number above 0"),
         ({"settings": {"layers": "joint.9"}}, "no attention layer matches 'joint.9'"),
     ],
@@ -222,6 +221,18 @@ def test_a_pictures_file_without_a_prompt_is_no_prompt(insert, tmp_path):
     assert torch.equal(
         insert(str(tmp_path / "photo.png"), prompt=SOURCE).images, insert(photo(), prompt=SOURCE).images
     )
+
+
+def test_a_long_prompt_is_no_files_name():
+    prompt = "a cat. " * 60
+    assert read_source(prompt, None) == (None, prompt)
+
+
+def test_a_thing_without_pieces_of_its_own_is_refused_as_published(pipe):
+    family, prompt = family_of(pipe), "a dog and-a-cat"
+    assert subject_positions(family, "cat", prompt, published=False)
+    with pytest.raises(ValueError, match="the text encoder has no pieces for 'cat' in 'a dog and-a-cat'"):
+        subject_positions(family, "cat", prompt, published=True)
 
 
 def test_other_things_are_a_type_error(insert):
