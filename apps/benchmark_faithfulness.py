@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def run(args: argparse.Namespace) -> str:
         for kind in (*KINDS, GUARD)
     }
     guard = cases.pop(GUARD)
-    every = [case for part in cases.values() for case in part]
+    every = [case for turn in zip_longest(*cases.values()) for case in turn if case]  # some of each kind early on
     sampling = Sampling(args.steps, guidance, args.batch_size, args.output / PICTURES if args.pictures else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     best_of: dict[int, list[str]] = {}
