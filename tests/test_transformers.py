@@ -286,11 +286,12 @@ def with_other_word(family, call, row, position):
         call["cap_feats"] = [states.clone() for states in call["cap_feats"]]
         call["cap_feats"][row][position] += torch.randn(32, generator=torch.Generator().manual_seed(0))
         return call
-    states = call["encoder_hidden_states"].clone()
-    behind = {"AuraFlow": 8, "FLUX.2": 512 - states.shape[1], "CogView 4": 1023 - states.shape[1]}
+    name = "encoder_hidden_states_t5" if family == "HunyuanDiT" else "encoder_hidden_states"
+    states = call[name].clone()
+    behind = {"HunyuanDiT": 77, "AuraFlow": 8, "FLUX.2": 512 - states.shape[1], "CogView 4": 1023 - states.shape[1]}
     place = position - behind.get(family, 0)
     states[row, place] += torch.randn(states.shape[2], generator=torch.Generator().manual_seed(0))
-    return {**call, "encoder_hidden_states": states}
+    return {**call, name: states}
 
 
 def test_t5_has_words_from_position_0_on():
@@ -318,14 +319,20 @@ def test_words_stand_where_the_text_encoder_read_them(pipe, family):
     kept = states_kept(family, ids, mask)
     tokenizer = pipe.tokenizer_3 if clip else getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
     for word in ("cat", "frog"):
-        first = {"SD 3": 77, "AuraFlow": 8, "FLUX.2": 512 - len(ids), "CogView 4": 1023 - len(ids)}.get(family, 0)
+        first = {
+            "SD 3": 77,
+            "HunyuanDiT": 77,
+            "AuraFlow": 8,
+            "FLUX.2": 512 - len(ids),
+            "CogView 4": 1023 - len(ids),
+        }.get(family, 0)
         position = record.subjects[word][-1] - first
         assert tokenizer.decode([kept[position]]).strip() == word
 
 
 def place(family):
     """Which text encoder's states are text keys."""
-    return 1 if family == "FLUX.1" else 0
+    return 1 if family in ("FLUX.1", "HunyuanDiT") else 0
 
 
 def states_kept(family, ids, mask):
