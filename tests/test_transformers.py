@@ -20,6 +20,7 @@ from tests.tiny_transformers import CALLS, TRANSFORMERS
 
 METHODS = list(method_classes())
 MEASURED = ("FLUX.1", "PixArt-Sigma")  # joint and cross-attention: every method on every other family is a slow test
+LATER = ("Lumina 2", "CogView 4", "HunyuanDiT")  # most of their tests are slow ones
 PROMPT = "a red cat and a blue frog"
 SLOW = pytest.mark.slow
 LAYOUT = {"red cat": [0.0, 0.1, 0.5, 0.9], "blue frog": [0.5, 0.1, 1.0, 0.9]}
@@ -40,7 +41,7 @@ def controlled(family: str):
     return pipe
 
 
-@pytest.fixture(params=TRANSFORMERS)
+@pytest.fixture(params=[pytest.param(name, marks=SLOW if name in LATER else ()) for name in TRANSFORMERS])
 def family(request):
     return request.param
 
@@ -248,6 +249,7 @@ def first_maps(pipe, pass_, latents, call=None):
         return maps.layers[0].probabilities.clamp_min(1e-30).log().mean(1)
 
 
+@pytest.mark.parametrize("family", TRANSFORMERS)
 def test_a_latent_moves_the_query_of_its_patch_and_a_token_its_key_and_no_other(family):
     """In joint attention all probabilities of a query may move as one: its softmax is over the other keys, too."""
     pipe = controlled(family)
@@ -300,6 +302,7 @@ def test_t5_has_words_from_position_0_on():
     assert tokenized.token_indices((0, 3)) == (0,)
 
 
+@pytest.mark.parametrize("family", TRANSFORMERS)
 def test_words_stand_where_the_text_encoder_read_them(pipe, family):
     """By the tokens that the text encoders were really given, at the state that is this text key."""
     prompt, seen = "cat and a frog", []

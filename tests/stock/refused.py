@@ -17,7 +17,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests import tiny, tiny_transformers
 
-
 KINDS = ("text_encoder", "tokenizer")
 
 
