@@ -115,7 +115,11 @@ def test_images_of_a_batch_are_those_drawn_alone(pipe):
         torch.testing.assert_close(together[i], alone[0], rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
 
 
-def test_both_memory_modes_give_the_same_picture(pipe):
+def test_both_memory_modes_give_the_same_picture(pipe, family):
+    if family == "HunyuanDiT":
+        with pytest.raises(ValueError, match="cannot recompute its activations"):
+            run(pipe, control=method("attend-and-excite"), memory="low")
+        return
     fast, low = (run(pipe, control=method("attend-and-excite"), memory=memory).images for memory in ("fast", "low"))
     torch.testing.assert_close(fast, low, rtol=1e-3, atol=1e-3 * float(fast.abs().max()))
 
