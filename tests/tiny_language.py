@@ -11,6 +11,8 @@ from diffusers import Lumina2Pipeline, QwenImageEditPipeline, QwenImagePipeline,
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    BertConfig,
+    BertModel,
     Gemma2Config,
     Gemma2Model,
     PreTrainedTokenizerFast,
@@ -133,6 +135,30 @@ def mistral_tokenizer() -> PreTrainedTokenizerFast:
         single="<s> $A", special_tokens=[("<s>", start)]
     )
     return made
+
+
+@functools.cache
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """BERT's kind: word pieces between a start and an end token."""
+    letters = [letter for letter in LETTERS if letter.isalpha()]
+    pieces = dict.fromkeys(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *tiny.WORDS, *letters, *(f"##{x}" for x in letters)))
+    core = Tokenizer(models.WordPiece(dict(zip(pieces, range(len(pieces)), strict=True)), unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    made = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", model_max_length=77)
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return made
+
+
+def bert_encoder(width: int = 32) -> BertModel:
+    torch.manual_seed(4)
+    config = BertConfig(
+        vocab_size=len(bert_tokenizer()), hidden_size=width, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=32, max_position_embeddings=77,
+    )  # fmt: skip
+    return BertModel(config).eval()
 
 
 def t5_encoder(width: int = 32) -> T5EncoderModel:

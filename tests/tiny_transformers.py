@@ -21,6 +21,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
@@ -38,6 +40,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from tests import tiny
 from tests.tiny_language import (
+    bert_encoder,
+    bert_tokenizer,
     gemma,
     gemma_tokenizer,
     glm_tokenizer,
@@ -50,12 +54,13 @@ from tests.tiny_language import (
 )
 
 
-def vae(channels: int) -> AutoencoderKL:
-    """Latents of half the picture's size."""
+def vae(channels: int, levels: int = 1) -> AutoencoderKL:
+    """Latents of half the picture's size for every level."""
     torch.manual_seed(3)
     return AutoencoderKL(
-        block_out_channels=(16, 32), in_channels=3, out_channels=3, norm_num_groups=8, latent_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, *(32,) * levels), in_channels=3, out_channels=3, norm_num_groups=8,
+        latent_channels=channels, down_block_types=("DownEncoderBlock2D",) * (levels + 1),
+        up_block_types=("UpDecoderBlock2D",) * (levels + 1),
         shift_factor=0.0, scaling_factor=1.0,
     ).eval()  # fmt: skip
 
@@ -259,6 +264,21 @@ def cogview4(channels: int = 4):
     return quiet(pipe)
 
 
+def hunyuan_dit():
+    """A tiny HunyuanDiT: 128 px make 16x16 latents, 8x8 patches; four blocks, the first and last one joined."""
+    torch.manual_seed(2)
+    transformer = HunyuanDiT2DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, patch_size=2, sample_size=16, hidden_size=32,
+        num_layers=4, cross_attention_dim=32, cross_attention_dim_t5=32, pooled_projection_dim=32,
+    ).eval()  # fmt: skip
+    pipe = HunyuanDiTPipeline(
+        scheduler=tiny.scheduler(), vae=vae(4, levels=3), transformer=transformer, text_encoder=bert_encoder(),
+        tokenizer=bert_tokenizer(), text_encoder_2=t5_encoder(), tokenizer_2=t5_tokenizer(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return quiet(pipe)
+
+
 def quiet(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -277,12 +297,14 @@ TRANSFORMERS = {
     "AuraFlow": aura_flow,
     "Lumina 2": lumina2,
     "CogView 4": cogview4,
+    "HunyuanDiT": hunyuan_dit,
 }
 CALLS = {
     "PixArtSigmaPipeline": {"use_resolution_binning": False, "clean_caption": False},
     "SanaPipeline": {"use_resolution_binning": False, "clean_caption": False},
     "Flux2Pipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
     "Flux2KleinPipeline": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
+    "HunyuanDiTPipeline": {"use_resolution_binning": False, "height": 128, "width": 128},
     "Lumina2Pipeline": {"height": 128, "width": 128},
 }
 """What the tiny pipelines of a class must be called with."""

@@ -18,6 +18,7 @@ from attncontrol.families.compiled import original
 from attncontrol.families.flux import FluxFamily
 from attncontrol.families.flux2 import Flux2Family
 from attncontrol.families.gligen import GatedUNetFamily, GroundedUNetFamily, has_gates, tells_of_guidance
+from attncontrol.families.hunyuan_dit import HunyuanDiTFamily
 from attncontrol.families.lumina2 import Lumina2Family
 from attncontrol.families.modular import stock_classes, stock_like
 from attncontrol.families.parallel import check_not_parallel
@@ -35,6 +36,7 @@ TRANSFORMERS: tuple[type[Family], ...] = (
     CogView4Family,
     FluxFamily,
     Flux2Family,
+    HunyuanDiTFamily,
     Lumina2Family,
     PixArtFamily,
     QwenImageFamily,
@@ -45,8 +47,8 @@ TRANSFORMERS: tuple[type[Family], ...] = (
 KNOWN = {name: family for family in TRANSFORMERS for name in family.denoisers}
 INSTEAD = (
     "Use a text-to-image, image-to-image, inpainting or ControlNet pipeline of Stable Diffusion 1.x, 2.x, XL or 3, "
-    "FLUX.1 or 2, PixArt, Qwen-Image, Z-Image, Sana, Chroma, AuraFlow, Lumina 2 or CogView 4, as "
-    "StableDiffusionPipeline"
+    "FLUX.1 or 2, PixArt, Qwen-Image, Z-Image, Sana, Chroma, AuraFlow, Lumina 2, CogView 4 or "
+    "HunyuanDiT, as StableDiffusionPipeline"
 )
 
 

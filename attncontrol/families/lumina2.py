@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attncontrol.attention.layers import Size
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder, behind
@@ -20,12 +21,21 @@ class Lumina2Family(PatchFamily):
     text = (slice(1, None),)  # it has no end token
     stacks = (("layers", "single", "attn", (4 / 26, 13 / 26)),)
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 256
 
     @property
     def tokenizer(self) -> Any:
         """Gemma's, with the pipeline's system prompt in front."""
         beginning = f"{self.pipe.system_prompt} <Prompt Start> "
-        return reader(TextEncoder(self.pipe.tokenizer, 256, render=behind(beginning)))
+        return reader(TextEncoder(self.pipe.tokenizer, self.longest_text, render=behind(beginning)))
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """None.
+
+        Raises:
+            ValueError: Always. The model reads how long its text is from values, and empty tensors have none.
+        """
+        raise ValueError("the cost of a Lumina2Transformer2DModel cannot be counted: it depends on the text's length")
 
     def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
         """Raises ValueError for another system prompt, too."""

@@ -21,7 +21,8 @@ SD35_MEDIUM = {
 }  # fmt: skip
 
 
-FEW = [pytest.param(name, marks=() if name in MEASURED else SLOW) for name in TRANSFORMERS]
+COUNTED = [name for name in TRANSFORMERS if name != "Lumina 2"]
+FEW = [pytest.param(name, marks=() if name in MEASURED else SLOW) for name in COUNTED]
 
 
 def text_keys(call):
@@ -29,7 +30,7 @@ def text_keys(call):
     return states[0].shape[0]
 
 
-@pytest.mark.parametrize("family", TRANSFORMERS)
+@pytest.mark.parametrize("family", COUNTED)
 def test_the_counted_call_has_the_shapes_of_a_real_one(family):
     of, call, _ = captured(controlled(family))
     rows = len(of.latents(call))
@@ -42,15 +43,15 @@ def test_the_counted_call_has_the_shapes_of_a_real_one(family):
 
 
 def described(value):
-    """Shapes in place of tensors; of lists the number of rows and the first."""
+    """Shapes in place of tensors; of lists and tuples the number of rows and the first."""
     if isinstance(value, torch.Tensor):
         return list(value.shape)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return len(value), described(value[0])
     return {n: described(item) for n, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-@pytest.mark.parametrize("family", TRANSFORMERS)
+@pytest.mark.parametrize("family", COUNTED)
 def test_the_count_is_that_of_the_real_model(family):
     of, call, _ = captured(controlled(family))
     counter = FlopCounterMode(display=False)
@@ -64,6 +65,9 @@ def test_the_count_is_that_of_the_real_model(family):
 def test_a_guided_pass_is_counted_in_both_memory_modes(family):
     of = family_of(controlled(family))
     found = cost.method_cost(of, AttendAndExcite(), GRID)
+    if found.low is None:
+        assert family == "HunyuanDiT" and found.fast.peak_bytes > found.fast.kept_bytes > 0
+        return
     assert found.fast.peak_bytes > found.fast.kept_bytes > found.low.kept_bytes > 0
     assert found.low.operations > found.fast.operations > found.plain.operations / 4
 
@@ -81,7 +85,15 @@ def test_memory_is_chosen_by_what_is_free(family, free, monkeypatch):
     handle = pipe.transformer.register_forward_pre_hook(note, with_kwargs=True)
     run(pipe, steps=1, control=AttendAndExcite(thresholds={}))
     handle.remove()
-    assert modes == {free == 2**10}
+    assert modes == {free == 2**10 and family != "HunyuanDiT"}
+
+
+def test_lumina_2_is_not_counted_and_keeps_its_activations(monkeypatch):
+    monkeypatch.setattr(cost, "free_bytes", lambda device: 2**10)
+    pipe = controlled("Lumina 2")
+    with pytest.raises(ValueError, match="depends on the text's length"):
+        cost.plain_cost(family_of(pipe), GRID)
+    assert run(pipe, steps=1, control=AttendAndExcite(thresholds={})).control.images[0].steps[0].moved
 
 
 def test_chroma_keeps_its_activations_where_recomputing_is_refused(monkeypatch):
@@ -98,8 +110,9 @@ def test_a_checkpoint_is_counted_from_its_configurations(family, tmp_path):
     for part in ("transformer", "vae"):
         pipe.components[part].save_config(tmp_path / part)
     of, pixels, usual = cost.load_weightless(str(tmp_path), torch.float32)
-    assert type(of) is type(family_of(pipe)) and pixels == 4
-    command = ["methods", "conform", "--cost", "--model", str(tmp_path), "--width", "32", "--height", "32"]
+    assert type(of) is type(family_of(pipe)) and pixels == (16 if family == "HunyuanDiT" else 4)
+    side = str(8 * pixels)
+    command = ["methods", "conform", "--cost", "--model", str(tmp_path), "--width", side, "--height", side]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0 and "8x8" in result.output, result.output
     assert ("classifier-free" in result.output) == (family not in ("FLUX.1", "FLUX.2"))

@@ -17,6 +17,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests import tiny, tiny_transformers
 
+KINDS = ("text_encoder", "tokenizer")
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -50,6 +52,15 @@ def of_a_family(name: str, build: Callable[[], Any], reason: str, remedy: str) -
         return cls(**{**dict.fromkeys([part for part in known if part not in ("self", "is_distilled")]), **parts})
 
     return Refusal(name, made, f"{name} cannot be controlled: .*{reason}", remedy)
+
+
+def hidream() -> Any:
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        caption_channels=[8, 8], text_emb_dim=8, axes_dims_rope=(4, 4), max_resolution=(16, 16), llama_layers=[0, 1],
+    )  # fmt: skip
+    parts = dict.fromkeys(("scheduler", "vae", *(f"{kind}{n}" for kind in KINDS for n in ("", "_2", "_3", "_4"))))
+    return diffusers.HiDreamImagePipeline(**parts, transformer=transformer)
 
 
 def caching() -> Any:
@@ -135,6 +146,12 @@ REFUSED = [
     of_a_family("SanaSprintPipeline", tiny_transformers.sana, "different scales", "Use SanaPipeline"),
     of_a_family(
         "QwenImageLayeredPipeline", tiny_transformers.qwen_image, "several pictures at once", "Use QwenImagePipeline"
+    ),
+    Refusal(
+        "HiDreamImagePipeline",
+        hidream,
+        "HiDreamImagePipeline cannot be controlled: it has HiDreamImageTransformer2DModel",
+        note="diffusers runs its experts without gradients",
     ),
     Refusal("a transformer that caches", caching, "caches features", "disable_cache"),
     Refusal(

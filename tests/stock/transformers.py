@@ -61,6 +61,13 @@ def sana_controlnet(transformer: Any) -> Any:
     return randomised(diffusers.SanaControlNetModel.from_config(config), seed=4)
 
 
+def hunyuan_controlnet(transformer: Any) -> Any:
+    known = inspect.signature(diffusers.HunyuanDiT2DControlNetModel.__init__).parameters
+    config = {name: value for name, value in transformer.config.items() if name in known}
+    config["transformer_num_layers"] = transformer.config.num_layers
+    return randomised(diffusers.HunyuanDiT2DControlNetModel.from_config(config), seed=4)
+
+
 def qwen_edit(cls: type) -> Any:
     """A pipeline whose text encoder sees its picture of a megapixel, which makes 16x16 reference tokens."""
     tokenizer = qwen_tokenizer()
@@ -137,6 +144,7 @@ def scheduled(build: Callable[[], Any], scheduler: Any) -> Callable[[], Any]:
 KONTEXT = {"image": picture(), "max_area": 1024, "_auto_resize": False, **SIZE}
 REFERENCES = "tokens of the pictures are keys, not queries of a map"
 EDIT = {"image": picture(), "height": 512, "width": 512}
+HUNYUAN = tiny.CALLS["HunyuanDiTPipeline"]
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler
 
 TRANSFORMER_PIPELINES = [
@@ -212,6 +220,14 @@ TRANSFORMER_PIPELINES = [
         {"height": 128, "width": 128, "cfg_trunc_ratio": 0.4},
         "steps without the negative prompt's call",
     ),
+    Case("HunyuanDiTPipeline", tiny.hunyuan_dit, HUNYUAN),
+    case(
+        "HunyuanDiTControlNetPipeline",
+        tiny.hunyuan_dit,
+        {"control_image": picture().resize((128, 128)), **HUNYUAN},
+        controlnet=hunyuan_controlnet,
+    ),
+    case("HunyuanDiTPAGPipeline", tiny.hunyuan_dit, {**HUNYUAN, "pag_scale": 3.0}, pag_applied_layers=["blocks.1"]),
     Case("CogView4Pipeline", tiny.cogview4, SIZE),
     case("CogView4ControlPipeline", lambda: tiny.cogview4(channels=8), {"control_image": picture(), **SIZE}),
 ]
