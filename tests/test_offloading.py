@@ -3,9 +3,9 @@
 import inspect
 
 import accelerate
+import diffusers
 import pytest
 import torch
-from diffusers import SanaPipeline
 
 from attncontrol import AttentionControlPipeline, attach
 from tests.test_transformers import PROMPT, SLOW, controlled, method, run
@@ -32,7 +32,7 @@ ENCODED = {
     "AuraFlow": MASKED,
 }
 """What `encode_prompt` of a family's pipeline gives, by the names of the call's arguments."""
-INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+INSTRUCTION = inspect.signature(diffusers.SanaPipeline.__call__).parameters["complex_human_instruction"].default
 SETTINGS = {
     "FLUX.2 Klein": {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 96},
     "SD 3": {"prompt_2": None, "prompt_3": None},
@@ -58,7 +58,8 @@ def test_text_is_encoded_before_guidance_starts_and_its_encoders_let_go(family):
         encoded["negative_prompt_embeds"] = empty[0][0]
     for name in [name for name in pipe.components if name.startswith("text_encoder")]:
         setattr(pipe, name, None)
-    negative = {"negative_prompt": None} if "negative_prompt_embeds" in encoded else {}
+    known = inspect.signature(getattr(diffusers, pipe.stock_name).__call__).parameters
+    negative = {"negative_prompt": None} if {"negative_prompt", "negative_prompt_embeds"} <= known.keys() else {}
     with attach(pipe, CONTROL, prompt=PROMPT) as control:
         images = run(pipe, None, **negative, **encoded).images
     assert torch.equal(images, expected)

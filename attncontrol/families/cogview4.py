@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attncontrol.attention.layers import Size
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder
-
-LENGTH = 1024  # with a place for the end token that its text has not
 
 
 class CogView4Family(PatchFamily):
@@ -22,11 +21,23 @@ class CogView4Family(PatchFamily):
     text = (slice(0, None),)
     stacks = (("transformer_blocks", "single", "attn1", (5 / 30, 15 / 30)),)
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 1024  # with a place for the end token that its text has not
+    plain_calls = (2, 1)
 
     @property
     def tokenizer(self) -> Any:
         """GLM's; the text is counted from its end."""
-        return reader(TextEncoder(self.pipe.tokenizer, LENGTH, fills_left=True))
+        return reader(TextEncoder(self.pipe.tokenizer, self.longest_text, fills_left=True))
+
+    @property
+    def text_channels(self) -> int:
+        """GLM's."""
+        return self.denoiser.config.text_embed_dim
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With the picture's sizes."""
+        sizes = {name: self.empty(images, 2) for name in ("original_size", "target_size", "crop_coords")}
+        return {**super().example_call(images, grid, text), **sizes}
 
     def latents(self, call: Call) -> Tensor:
         """The first channels: those of a control picture lie behind."""
@@ -45,4 +56,4 @@ class CogView4Family(PatchFamily):
         """Text first, then the image."""
         text = call["encoder_hidden_states"].shape[1]
         height, width = self.grid(call)
-        return slice(text, text + height * width), slice(text - LENGTH + 1, text)
+        return slice(text, text + height * width), slice(text - self.longest_text + 1, text)

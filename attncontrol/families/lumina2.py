@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from attncontrol.attention.layers import Size
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.patches import PatchFamily
 from attncontrol.prompt.text import TextEncoder, behind
@@ -20,12 +22,27 @@ class Lumina2Family(PatchFamily):
     text = (slice(1, None),)  # it has no end token
     stacks = (("layers", "single", "attn", (4 / 26, 13 / 26)),)
     defaults = TRANSFORMER_SETTINGS
+    longest_text = 256
+    plain_calls = (2, 1)
 
     @property
     def tokenizer(self) -> Any:
         """Gemma's, with the pipeline's system prompt in front."""
+        if self.pipe.tokenizer is None:
+            return None
         beginning = f"{self.pipe.system_prompt} <Prompt Start> "
-        return reader(TextEncoder(self.pipe.tokenizer, 256, render=behind(beginning)))
+        return reader(TextEncoder(self.pipe.tokenizer, self.longest_text, render=behind(beginning)))
+
+    @property
+    def text_channels(self) -> int:
+        """Gemma's."""
+        return self.denoiser.config.cap_feat_dim
+
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With the text's mask, which the model asks for its numbers."""
+        call = super().example_call(images, grid, text)
+        mask = torch.ones(call["encoder_hidden_states"].shape[:2], dtype=torch.bool, device="cpu")
+        return {**call, "encoder_attention_mask": mask}
 
     def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
         """Raises ValueError for another system prompt, too."""
