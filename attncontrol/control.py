@@ -227,8 +227,8 @@ class AttentionControl:
         @functools.wraps(encode_prompt)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             prompt = kwargs.get("prompt", args[0] if args else None)
-            if not self._prompt_is_checked and prompt is not None:
-                self._prompt_is_checked = True
+            is_first, self._prompt_is_checked = not self._prompt_is_checked, True
+            if is_first and prompt is not None:  # else it was given encoded, and this is perhaps the negative one
                 given = [prompt] if isinstance(prompt, str) else list(prompt)
                 guided = [target.structure.prompt for target in self.targets]
                 if None not in guided and given != guided:

@@ -203,7 +203,9 @@ class Family(ABC):
 
         def select(value: Tensor) -> Tensor:
             # outside inference mode a copy is an ordinary tensor, which autograd can save
-            return value[index] if value.ndim > 0 and value.shape[0] == batch else value.clone()
+            if value.ndim == 0 or value.shape[0] != batch:
+                return value.clone()
+            return value[index if value.device == index.device else index_tensor(rows, value.device)]
 
         def chosen(name: str, value: Any) -> Any:
             return map_tensors(value, torch.clone if name in self.shared else select)

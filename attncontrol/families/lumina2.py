@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Size
@@ -22,20 +23,26 @@ class Lumina2Family(PatchFamily):
     stacks = (("layers", "single", "attn", (4 / 26, 13 / 26)),)
     defaults = TRANSFORMER_SETTINGS
     longest_text = 256
+    plain_calls = (2, 1)
 
     @property
     def tokenizer(self) -> Any:
         """Gemma's, with the pipeline's system prompt in front."""
+        if self.pipe.tokenizer is None:
+            return None
         beginning = f"{self.pipe.system_prompt} <Prompt Start> "
         return reader(TextEncoder(self.pipe.tokenizer, self.longest_text, render=behind(beginning)))
 
-    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
-        """None.
+    @property
+    def text_channels(self) -> int:
+        """Gemma's."""
+        return self.denoiser.config.cap_feat_dim
 
-        Raises:
-            ValueError: Always. The model reads how long its text is from values, and empty tensors have none.
-        """
-        raise ValueError("the cost of a Lumina2Transformer2DModel cannot be counted: it depends on the text's length")
+    def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
+        """With the text's mask, which the model asks for its numbers."""
+        call = super().example_call(images, grid, text)
+        mask = torch.ones(call["encoder_hidden_states"].shape[:2], dtype=torch.bool, device="cpu")
+        return {**call, "encoder_attention_mask": mask}
 
     def check_encoding(self, prompts: Sequence[str], arguments: Mapping[str, Any]) -> None:
         """Raises ValueError for another system prompt, too."""

@@ -6,8 +6,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from attncontrol import AttendAndExcite
+from attncontrol import AttendAndExcite, create_method
 from attncontrol.cli import app
+from attncontrol.control import settings_for
 from attncontrol.families import FluxFamily, StableDiffusion3Family, family_of
 from attncontrol.guidance import cost
 from tests.test_transformers import MEASURED, SLOW, captured, controlled, run
@@ -54,6 +55,8 @@ def described(value):
 @pytest.mark.parametrize("family", COUNTED)
 def test_the_count_is_that_of_the_real_model(family):
     of, call, _ = captured(controlled(family))
+    if family == "Lumina 2":  # it lets padding go
+        call["encoder_attention_mask"] = torch.ones_like(call["encoder_attention_mask"])
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         of.denoiser(**call)
@@ -69,7 +72,7 @@ def test_a_guided_pass_is_counted_in_both_memory_modes(family):
         assert family == "HunyuanDiT" and found.fast.peak_bytes > found.fast.kept_bytes > 0
         return
     assert found.fast.peak_bytes > found.fast.kept_bytes > found.low.kept_bytes > 0
-    assert found.low.operations > found.fast.operations > found.plain.operations / 4
+    assert found.low.operations > found.fast.operations > found.plain.operations / 6
 
 
 @pytest.mark.parametrize("family", FEW)
@@ -137,7 +140,10 @@ def test_joint_softmaxes_do_not_live_for_all_layers_at_once():
 
 @pytest.mark.slow
 def test_flux_at_1024_pixels_is_guided_in_3_gib():
-    assert counted(FluxFamily, FLUX_DEV, low_memory=True).peak_bytes <= 3 * 2**30
+    of = FluxFamily.weightless(FLUX_DEV, torch.bfloat16)
+    for name, settings in settings_for(of, {}).items():
+        found = cost.method_cost(of, create_method(name, **settings), (64, 64))
+        assert found.low.peak_bytes <= 3 * 2**30, name
 
 
 @pytest.mark.slow
