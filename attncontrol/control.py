@@ -8,12 +8,14 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from attncontrol.families import family_of, grounded_family
+from attncontrol.families import family_of, family_of_checkpoint, grounded_family
 from attncontrol.families.base import Family
 from attncontrol.families.compiled import before_call
 from attncontrol.families.modular import see_runs, stock_like
@@ -30,6 +32,7 @@ from attncontrol.losses.base import Context, MethodSum
 from attncontrol.losses.combining import Control, resolve_control
 from attncontrol.losses.focus import as_published
 from attncontrol.losses.registry import method_classes
+from attncontrol.models import resolve, tuned_settings
 from attncontrol.prompt import resolve_subjects, structure_of
 from attncontrol.prompt.align import check_second_tokenizer
 
@@ -102,13 +105,26 @@ def settings_of(pipe: Any) -> dict[str, Any]:
     return settings_for(family_of(pipe), getattr(pipe, "tuned_settings", None) or {})
 
 
-def settings_for(family: Family, tuned: Mapping[str, Any]) -> dict[str, Any]:
+def settings_for(family: Family | type[Family], tuned: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a family and what is tuned for a checkpoint of it."""
     settings, own = dict(tuned), family.defaults
     for name, cls in method_classes().items() if own else ():
         known = {field.name for field in dataclasses.fields(cls)}
         settings.setdefault(name, {key: value for key, value in own.items() if key in known})
     return settings
+
+
+def settings_of_checkpoint(name_or_path: str | Path) -> dict[str, Any]:
+    """The same of a checkpoint that is not loaded: a bundled model's name, a folder, or an id on the Hub.
+
+    Raises ValueError if there is none, or none that can be controlled.
+    """
+    path = resolve(name_or_path)
+    try:
+        index = DiffusionPipeline.load_config(path)
+    except OSError as error:
+        raise ValueError(f"no diffusers checkpoint at {str(name_or_path)!r}: {error}") from error
+    return settings_for(family_of_checkpoint(index), tuned_settings(path))
 
 
 def with_references(family: Family, methods: MethodSum, own: Mapping[str, Any]) -> MethodSum:

@@ -10,8 +10,16 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
-from attncontrol import AttendAndExcite, AttentionRefocusing, attach, create_method, method_classes
+from attncontrol import (
+    AttendAndExcite,
+    AttentionControlPipeline,
+    AttentionRefocusing,
+    attach,
+    create_method,
+    method_classes,
+)
 from attncontrol.arguments import read_assignment
+from attncontrol.control import settings_of, settings_of_checkpoint
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import control_to_json, resolve_control, with_settings
 from attncontrol.losses.presets import PRESETS
@@ -334,3 +342,12 @@ def test_a_prompt_without_subjects_is_sampled_plainly(stock):
             images = stock(", .", generator=generator(), **CALL).images
     assert torch.equal(images, plain)
     assert any("no subjects found" in str(w.message) for w in caught)
+
+
+def test_the_settings_of_a_checkpoint_are_known_before_it_is_loaded(tmp_path):
+    for name in ("emoji", "emoji-flux"):
+        pipe = AttentionControlPipeline.from_pretrained(name)
+        assert settings_of_checkpoint(name) == settings_of(pipe)
+    assert settings_of_checkpoint("emoji-flux")["attention-refocusing"]["sar"] == 0
+    with pytest.raises(ValueError, match="no diffusers checkpoint at"):
+        settings_of_checkpoint(tmp_path)

@@ -112,8 +112,8 @@ def batch(
 
         from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
         from attncontrol.batch.sources import kept
+        from attncontrol.control import settings_of_checkpoint
         from attncontrol.losses.combining import control_to_json
-        from attncontrol.models import resolve, tuned_settings
 
     defaults = {
         "control": control_to_json(parts) or None,
@@ -130,7 +130,7 @@ def batch(
         names, copies = context.with_resource(kept(files))
     if seed == "random":
         typer.echo(f"seed {first}")
-    tuned = tuned_settings(resolve(model))
+    tuned = settings_of_checkpoint(model)
     plan = Plan(names, defaults, skip_invalid, limit, part_of, tuned=tuned, prompt_column=prompt_column, copies=copies)
     with console.status("checking the prompt files"):
         total = _check(plan)

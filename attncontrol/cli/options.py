@@ -102,11 +102,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 def read_control(name: str, settings: Mapping[str, Any], model: str) -> MethodSum:
     """The methods of `--control`, with the model's tuned settings and those of `--set`. "none" is an empty sum."""
+    from attncontrol.control import settings_of_checkpoint
     from attncontrol.losses.combining import resolve_control, with_settings
-    from attncontrol.models import resolve, tuned_settings
 
+    with option("--model"):
+        own = settings_of_checkpoint(model)
     with option("--control"):
-        methods = resolve_control(None if name == PLAIN else name, tuned_settings(resolve(model)))
+        methods = resolve_control(None if name == PLAIN else name, own)
     with option("--set"):
         return with_settings(methods, settings)
 

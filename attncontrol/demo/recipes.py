@@ -7,11 +7,12 @@ import shlex
 from typing import Any
 
 from attncontrol.arguments import PLAIN
+from attncontrol.control import settings_of_checkpoint
 from attncontrol.grounding.settings import NAMES, read_grounding
 from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_name, control_to_json, resolve_control
-from attncontrol.models import default_call, resolve, tuned_settings
+from attncontrol.models import default_call
 
 
 def as_python(recipe: Recipe) -> str:
@@ -89,7 +90,7 @@ def grounding_name(recipe: Recipe) -> str | None:
 
 def _changed(recipe: Recipe) -> list[dict[str, Any]] | None:
     """Every part of the control with the settings that differ from those the model's name brings along."""
-    tuned, parts = tuned_settings(resolve(recipe.model)), []
+    tuned, parts = settings_of_checkpoint(recipe.model), []
     for part in recipe.control:
         (defaults,) = control_to_json(resolve_control(part["method"], tuned))
         parts.append({k: v for k, v in part.items() if k == "method" or defaults[k] != v})

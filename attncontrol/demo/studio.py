@@ -14,9 +14,9 @@ from typing import Any
 import diffusers
 from PIL import Image
 
+from attncontrol.control import settings_of
 from attncontrol.families import family_of
 from attncontrol.families.gligen import GatedUNetFamily
-from attncontrol.models import resolve, tuned_settings
 
 LOOK_SECONDS = 1.0  # how often a job is asked whether its visitor is still there
 SECONDS = 120
@@ -75,7 +75,7 @@ class Studio:
     def __init__(self, pipe: Any, model: str, seconds: float = SECONDS) -> None:
         self.pipe, self.model, self.seconds = pipe, model, seconds
         self.is_here: Callable[[str], bool] = lambda session: True
-        self.tuned = tuned_settings(resolve(model))
+        self.tuned = settings_of(pipe)
         self.pipe.set_progress_bar_config(disable=True)
         self._queue: list[threading.Event] = []  # the jobs' stops; the job of the first one is running
         self._moved = threading.Condition()

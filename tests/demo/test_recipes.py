@@ -42,12 +42,13 @@ def the_picture(folder):
 def test_both_programs_give_the_bits_of_the_page(model, method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     held = studio(model)
+    settings = {} if method in ("auto", "none") or "+" in method else {"start": 0.05}
     task = read_task(
         held,
         Limits(),
         prompt="a red crown and a blue bow",
         method=method,
-        settings={} if method in ("auto", "none") or "+" in method else {"start": 0.05},
+        settings=settings,
         subjects=[["red", "crown"], ["blue", "bow"]],
         layout=BOXES if needs_boxes(held, method) else None,
         seed=3,
