@@ -88,11 +88,8 @@ def batch(
     Options are defaults that rows override. All errors of the files are reported before anything is made (exit code
     2). Jobs that fail are listed at the end (exit code 1).
     """
-    checks.check_size(width, height)
     checks.check_controls("--control", [control])
-    checks.check_model(model)
-    checks.check_device(device)
-    checks.check_folder(output)
+    checks.check_run(width, height, model, device, output)
     for file in files:
         if str(file) != "-" and not file.exists():
             raise ValueError(f"FILE: cannot read {str(file)!r}: there is no such file")

@@ -63,10 +63,7 @@ def insert(
     for name, text, example in (("--prompt", prompt, "a red car"), ("--thing", thing, "a cat")):
         if not text.strip():
             raise ValueError(f"{name}: it is empty: write for instance {name} {example!r}")
-    checks.check_size(width, height)
-    checks.check_model(model)
-    checks.check_device(device)
-    checks.check_folder(output)
+    checks.check_run(width, height, model, device, output)
     number = options.read_seed(seed)
     with option("--seed-target"):
         number_target = None if seed_target is None else options.read_seed(seed_target)

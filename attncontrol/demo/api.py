@@ -14,6 +14,7 @@ from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
 from attncontrol.demo.compare_tab import SEEDS, make_comparison, read_comparison, save_comparison
 from attncontrol.demo.edit_run import can_edit, make_edit, read_edit, save_pictures
+from attncontrol.demo.insert_run import can_insert, make_insertion, read_insertion
 from attncontrol.demo.results import save
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Refusal, Report, Studio, Waiting
@@ -83,6 +84,16 @@ class Api:
                 picture = gr.File(label="picture", type="filepath")
                 method = gr.Dropdown([*METHODS], value="ddim", label="method")
                 self._endpoint(self.edit_picture, [picture, prompt, to, method, *common], made, "api")
+
+            elif can_insert(studio.pipe):
+                thing, to, picture = (
+                    gr.Textbox(label="thing"),
+                    gr.Textbox("", label="to"),
+                    gr.File(label="picture", type="filepath"),
+                )
+                made = [gr.File(label="PNG before"), gr.File(label="PNG after"), gr.JSON(label="settings")]
+                self._endpoint(self.insert, [prompt, thing, to, sampling[0], steps, guidance], made, "api")
+                self._endpoint(self.insert_into_picture, [picture, prompt, thing, to, steps, guidance], made, "api")
 
     @staticmethod
     def _endpoint(function: Callable, inputs: list[Any], outputs: Any, concurrency_id: str | None = None) -> None:
@@ -238,6 +249,41 @@ class Api:
             edited = self._result(request, partial(make_edit, self.studio, task, None))
         before, after = save_pictures(task, edited.pictures)
         return before, after, {"changes": [change.text for change in task.alignment.changes], **task.facts}
+
+    def insert(
+        self,
+        prompt: str,
+        thing: str,
+        to: str,
+        seed: float,
+        steps: float,
+        guidance_scale: float,
+        request: gr.Request,
+    ) -> tuple[str, str, dict[str, Any]]:
+        """A picture of the prompt, and the same with a new thing: both as PNG, and how they were made."""
+        values = {"to": to, "seed": seed, "steps": steps, "guidance_scale": guidance_scale, "picture": None}
+        return self._inserted(request, prompt=prompt, thing=thing, **values)
+
+    def insert_into_picture(
+        self,
+        picture: str,
+        prompt: str,
+        thing: str,
+        to: str,
+        steps: float,
+        guidance_scale: float,
+        request: gr.Request,
+    ) -> tuple[str, str, dict[str, Any]]:
+        """A picture of yours that shows the prompt, and the same with a new thing: as drawn again, and with it."""
+        values = {"to": to, "seed": 0, "steps": steps, "guidance_scale": guidance_scale, "picture": picture}
+        return self._inserted(request, prompt=prompt, thing=thing, **values)
+
+    def _inserted(self, request: gr.Request, **values: Any) -> tuple[str, str, dict[str, Any]]:
+        with _errors():
+            task = read_insertion(self.studio, self.limits, **values)
+            made = self._result(request, partial(make_insertion, self.studio, task))
+        before, after = save_pictures(task, made.pictures)
+        return before, after, task.facts
 
     def _result(self, request: gr.Request, job: Callable) -> Any:
         results = self.studio.run(request.session_hash, "api", job)

@@ -17,6 +17,8 @@ from attncontrol.demo.edit_run import can_edit
 from attncontrol.demo.edit_tab import EditTab
 from attncontrol.demo.generate_tab import GenerateTab
 from attncontrol.demo.guard import Guard
+from attncontrol.demo.insert_run import can_insert
+from attncontrol.demo.insert_tab import InsertTab
 from attncontrol.demo.settings import Limits, Settings
 from attncontrol.demo.studio import Studio, load
 from attncontrol.demo.traces import folder_of_its_own, keep_words_out_of_the_log
@@ -40,6 +42,9 @@ def build_demo(studio: Studio, limits: Limits) -> gr.Blocks:
             if can_edit(studio.pipe):
                 with gr.Tab("Edit"):
                     EditTab(studio, limits, generate.result)
+            elif can_insert(studio.pipe):
+                with gr.Tab("Edit"):
+                    InsertTab(studio, limits)
             with gr.Tab("Compare"):
                 CompareTab(studio, limits, generate.job.fields["layout"])
             with gr.Tab("Batch"):

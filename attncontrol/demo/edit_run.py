@@ -250,7 +250,8 @@ def view_of(studio: Studio, task: EditTask, edited: Edited) -> dict[str, Any]:
         "sentence": f"{changed}. {verdicts.sentence(states[1])}".strip(),
         "aspect": edited.pictures[0].width / edited.pictures[0].height,
         "sides": [
-            _side(studio, task, *side) for side in zip(TITLES, edited.pictures, states, files_of(task), strict=True)
+            side_of(*side, task.facts, as_python(studio, task), as_command(studio, task))
+            for side in zip(TITLES, edited.pictures, states, files_of(task), strict=True)
         ],
         "changes": [],
         "boxes": [],
@@ -259,34 +260,37 @@ def view_of(studio: Studio, task: EditTask, edited: Edited) -> dict[str, Any]:
     }
 
 
-def _side(studio: Studio, task: EditTask, title: str, image: Image.Image, states: Any, name: str) -> dict[str, Any]:
+def side_of(
+    title: str, image: Image.Image, states: Any, name: str, facts: dict[str, Any], python: str, command: str
+) -> dict[str, Any]:
+    """One picture of a result as widgets/result-view.js shows it; `facts` go into its PNG."""
     buffer = io.BytesIO()
-    save_edit(image, buffer, task.facts)
+    save_edit(image, buffer, facts)
     return {
         "title": title,
         "image": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",
         "shown": data_url(enlarge(image, SHOWN_SIDE), "WEBP") if max(image.size) < SHOWN_SIDE else "",
         "file": name,
         "things": states,
-        "python": as_python(studio, task),
-        "command": as_command(studio, task),
+        "python": python,
+        "command": command,
     }
 
 
-def files_of(task: EditTask) -> list[str]:
-    """Names for the pictures before and after."""
+def files_of(task: Any) -> list[str]:
+    """Names for the pictures before and after an edit or an insertion."""
     stem = f"{'picture' if task.picture is not None else task.seed}_{slug(task.to)}"
     return [f"{stem}_{title}.png" for title in TITLES]
 
 
-def save_pictures(task: EditTask, pictures: Sequence[Image.Image]) -> list[str]:
+def save_pictures(task: Any, pictures: Sequence[Image.Image]) -> tuple[str, str]:
     """Writes both pictures where the server may hand them out; returns their paths."""
     folder = Path(tempfile.mkdtemp(prefix="attncontrol-"))
-    paths = [folder / name for name in files_of(task)]
-    for image, path in zip(pictures, paths, strict=True):
+    before, after = (folder / name for name in files_of(task))
+    for image, path in zip(pictures, (before, after), strict=True):
         with path.open("wb") as file:
             save_edit(image, file, task.facts)
-    return [str(path) for path in paths]
+    return str(before), str(after)
 
 
 def as_python(studio: Studio, task: EditTask) -> str:

@@ -139,7 +139,13 @@ def test_the_catalog_says_what_the_registry_says():
 
 @pytest.mark.parametrize(
     ("control", "names"),
-    [("syngen", ["syngen"]), ("a + 0.5*b", ["a", "b"]), ("2*auto", ["conform", "best-start"]), ("", []), ("a +", ["a"])],
+    [
+        ("syngen", ["syngen"]),
+        ("a + 0.5*b", ["a", "b"]),
+        ("2*auto", ["conform", "best-start"]),
+        ("", []),
+        ("a +", ["a"]),
+    ],
 )
 def test_the_names_in_a_control(control, names):
     assert catalog.methods_of(control) == names

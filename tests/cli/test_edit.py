@@ -35,12 +35,15 @@ def run(tmp_path, monkeypatch):
     """run("edit", ...) -> the result of the command in an empty folder with a photo.png in it."""
     monkeypatch.chdir(tmp_path)
     colours = np.random.default_rng(0).integers(0, 256, (60, 90, 4), dtype=np.uint8)
-    Image.fromarray(colours, "RGBA").save("photo.png")
+    Image.fromarray(colours).save("photo.png")
     return lambda *words: CliRunner().invoke(app, [*map(str, words), "--output", "out"])
 
 
 def pixels(image):
-    return np.asarray(image if isinstance(image, Image.Image) else Image.open(image))
+    if isinstance(image, Image.Image):
+        return np.asarray(image)
+    with Image.open(image) as opened:
+        return np.asarray(opened)
 
 
 def failed(result, *says):
@@ -60,7 +63,8 @@ def test_a_drawn_picture_is_edited_as_in_python(run, emoji):
     assert result.stdout.splitlines() == [f"{stem}_before.png", f"{stem}.png", "changed: red -> blue"]
     assert (pixels(f"{stem}_before.png") == pixels(expected.sources[0])).all()
     assert (pixels(f"{stem}.png") == pixels(expected.images[0])).all()
-    facts = json.loads(Image.open(f"{stem}.png").info["attncontrol-edit"])
+    with Image.open(f"{stem}.png") as image:
+        facts = json.loads(image.info["attncontrol-edit"])
     assert (facts["prompt"], facts["to"], facts["seed"], facts["local"]) == (BEFORE, AFTER, 3, ["car", "cat"])
     assert "already there" in run("edit", *words).stderr
 

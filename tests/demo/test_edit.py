@@ -78,7 +78,11 @@ def png(size=(80, 60), mode="RGB", kind="PNG"):
 
 
 def pixels(image):
-    return np.asarray(image)
+    """Of a picture or a file."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image)
+    with Image.open(image) as opened:
+        return np.asarray(opened)
 
 
 def test_a_drawn_picture_is_edited_as_the_library_does(studio, pipe):
@@ -281,7 +285,7 @@ def test_both_programs_make_the_pages_bits(own, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     before, after = [path for path in map(str, result.stdout.splitlines()) if path.endswith(".png")]
     for path, expected in zip(("before.png", "after.png", before, after), edited.pictures * 2, strict=True):
-        assert (pixels(Image.open(path)) == pixels(expected)).all(), path
+        assert (pixels(path) == pixels(expected)).all(), path
 
 
 @pytest.mark.slow

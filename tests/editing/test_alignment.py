@@ -7,7 +7,11 @@ from attncontrol.editing.alignment import align_prompts, align_sequences
 from tests import tiny
 from tests.golden import golden_files
 
-MAPPERS = [json.loads(line) for path in golden_files("dpl", "mappers.jsonl")[:1] for line in path.open()]
+MAPPERS = [
+    json.loads(line)
+    for path in golden_files("dpl", "mappers.jsonl")[:1]
+    for line in path.read_text(encoding="utf-8").splitlines()
+]
 
 
 def align(source, target):
