@@ -40,6 +40,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "losses/focus.py": ("tests/test_focus.py", LOSSES),
     "losses/layout_method.py": ("tests/losses/test_layout_method.py", "tests/losses/test_boxdiff.py", LOSSES),
     "losses/presets.py": ("tests/test_methods.py",),
+    "losses/refocusing_terms.py": (
+        "tests/losses/test_refocusing_terms.py",
+        "tests/losses/test_attention_refocusing.py",
+    ),
     "losses/registry.py": (BASE, "tests/test_public_names.py", CONTROL),
     "losses/words.py": ("tests/losses/test_words.py", "tests/losses/test_syngen.py", "tests/losses/test_ebama.py"),
     "guidance/cost.py": ("tests/guidance/test_cost.py",),

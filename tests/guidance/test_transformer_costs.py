@@ -91,14 +91,6 @@ def test_memory_is_chosen_by_what_is_free(family, free, monkeypatch):
     assert modes == {free == 2**10 and family != "HunyuanDiT"}
 
 
-def test_lumina_2_is_not_counted_and_keeps_its_activations(monkeypatch):
-    monkeypatch.setattr(cost, "free_bytes", lambda device: 2**10)
-    pipe = controlled("Lumina 2")
-    with pytest.raises(ValueError, match="depends on the text's length"):
-        cost.plain_cost(family_of(pipe), GRID)
-    assert run(pipe, steps=1, control=AttendAndExcite(thresholds={})).control.images[0].steps[0].moved
-
-
 def test_chroma_keeps_its_activations_where_recomputing_is_refused(monkeypatch):
     monkeypatch.setattr(cost, "free_bytes", lambda device: 2**10)
     pipe, single = controlled("Chroma"), AttendAndExcite(thresholds={}, layers="single")

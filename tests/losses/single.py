@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attncontrol.attention import maps as batch
 from attncontrol.attention.maps import Owners
-from attncontrol.losses import a_star, attend_and_excite, attention_refocusing, conform, ebama, layout_guidance, syngen
-from attncontrol.losses.attention_refocusing import CarTerms, PlacedObjects
+from attncontrol.losses import a_star, attend_and_excite, conform, ebama, layout_guidance, refocusing_terms, syngen
+from attncontrol.losses.refocusing_terms import CarTerms, PlacedObjects
 from attncontrol.losses.words import Group, Pair, distributions, pair_loss, repulsion, word_distances
 
 
@@ -87,15 +87,15 @@ def car_terms(
 ) -> CarTerms:
     """Terms [1] from maps [maps, height, width] and boxes [boxes, height, width] of these objects."""
     objects = Owners((0,) * (max(box_owners) + 1), 1)
-    return attention_refocusing.car_terms(
+    return refocusing_terms.car_terms(
         maps, boxes, PlacedObjects(objects, tuple(owners), tuple(box_owners)), early, release
     )
 
 
 def sar_loss(attention: Tensor, boxes: Tensor, objects: int) -> Tensor:
     """A scalar from [heads, pixels, pixels] and boxes [boxes, pixels]: the sum over boxes by the number of objects."""
-    queries = attention_refocusing.BoxQueries.of(boxes[None], attention.dtype)
-    leak = attention_refocusing.sar_leak(attention[None], queries.weights, queries.outside)
+    queries = refocusing_terms.BoxQueries.of(boxes[None], attention.dtype)
+    leak = refocusing_terms.sar_leak(attention[None], queries.weights, queries.outside)
     return torch.where(queries.empty, torch.nan, leak).sum() / objects
 
 
