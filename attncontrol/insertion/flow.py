@@ -32,7 +32,6 @@ class Flow:
 
     def __init__(self, transformer: Any, sigmas: Tensor, ids: Tensor) -> None:
         self.transformer, self.sigmas, self.ids = transformer, sigmas, ids
-        self.calls = 0
 
     @property
     def steps(self) -> int:
@@ -45,7 +44,6 @@ class Flow:
         if self.transformer.config.guidance_embeds:
             scales = torch.tensor(guidance, dtype=torch.float32, device=latents.device)
         level = (sigma * 1000).expand(len(latents)).to(latents.dtype)
-        self.calls += 1
         return self.transformer(
             hidden_states=latents,
             timestep=level / 1000,

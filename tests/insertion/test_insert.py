@@ -10,6 +10,7 @@ from attncontrol import AttentionControlPipeline
 from attncontrol.families import family_of
 from attncontrol.insertion import AddIt
 from attncontrol.insertion.arguments import read_source, subject_positions
+from attncontrol.insertion.flow import Flow
 from tests import tiny_transformers
 
 SOURCE, TARGET = "a cat on a mat", "a cat on a mat and a frog"
@@ -61,6 +62,12 @@ def test_each_mechanism_alone_changes_the_image_and_no_source(insert, plain, mec
     assert torch.equal(output.sources, plain(SOURCE, 0))
 
 
+def test_the_later_the_transfer_the_nearer_to_the_source(insert):
+    outputs = [insert(seed_target=5, settings={**OFF, "transfer": at}) for at in (0.25, 0.75)]
+    early, late = ((output.images - output.sources).norm().item() for output in outputs)
+    assert late < early / 2
+
+
 def test_blending_last_leaves_the_source_outside_the_mask(insert):
     output = insert(settings={**OFF, "blend": [1]})
     outside = output.mask.flatten() == 0
@@ -75,8 +82,22 @@ def test_the_weight_is_found_where_it_is_automatic(insert):
     assert 1 < found.gamma < 1.2 and found.gamma != 1.05
     given = [insert(settings={**settings, "gamma": gamma}).images for gamma in (found.gamma, 1.05)]
     assert not any(torch.equal(found.images, images) for images in given), "until it is found, gamma is 1.05"
-    published = insert(settings={**settings, "variant": "reference"})
-    assert not torch.allclose(found.images, published.images, atol=1e-3), "a step with the velocity of the one before"
+
+
+def test_as_published_the_step_that_finds_the_weight_takes_the_velocity_before(insert, monkeypatch):
+    velocities, step = [], Flow.step
+
+    def watched(flow, latents, velocity, index):
+        velocities.append((index, velocity))
+        return step(flow, latents, velocity, index)
+
+    monkeypatch.setattr(Flow, "step", watched)
+    for variant in ("reference", "default"):
+        settings = {**OFF, "variant": variant, "joint_stop": 1, "gamma": "auto"}
+        weigh = AddIt(**settings).plan(8).weigh
+        insert(num_inference_steps=8, settings=settings)
+        before, there = (dict(velocities)[weigh - 1], dict(velocities)[weigh])
+        assert torch.equal(before, there) == (variant == "reference")
 
 
 def test_a_weight_that_cannot_be_found_in_so_few_steps_is_refused(insert):

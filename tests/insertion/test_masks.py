@@ -43,6 +43,11 @@ def test_constant_attention_has_no_mask():
     assert torch.equal(attention, torch.zeros(8, 8)) and not subject_mask(attention).any()
 
 
+def test_smoothed_attention_reaches_from_0_to_1():
+    found = smoothed(blob() + 3)
+    assert (found.min(), found.max()) == (0, 1)
+
+
 def test_smoothing_mirrors_at_the_border():
     line = torch.tensor([[4.0, 0, 0, 0]]).repeat(4, 1)
     expected = torch.tensor([2.0, 1, 0, 0]) / 2
