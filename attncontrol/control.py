@@ -114,6 +114,7 @@ def settings_for(family: Family | type[Family], tuned: Mapping[str, Any]) -> dic
     return settings
 
 
+@functools.lru_cache(maxsize=64)
 def settings_of_checkpoint(name_or_path: str | Path) -> dict[str, Any]:
     """The same of a checkpoint that is not loaded: a bundled model's name, a folder, or an id on the Hub.
 

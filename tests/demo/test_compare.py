@@ -31,10 +31,10 @@ def test_a_grid_with_the_oracles_verdicts(visit, tmp_path):
     expect(page.locator(".comparison img")).to_have_count(6)
     verdicts = page.locator(".comparison .verdict")
     expect(verdicts).to_have_count(6)
-    expect(verdicts.first).to_contain_text("cat")
+    expect(verdicts.first).to_contain_text("suitcase")
     with page.expect_download() as download:
         page.locator("#compare-download").click()
-    assert download.value.suggested_filename == "a-cat-and-a-frog_compare.png"
+    assert download.value.suggested_filename == "a-bird-and-a-suitcase_compare.png"
 
 
 def test_boxes_drawn_on_the_tab_generate_are_used(visit, tmp_path):

@@ -231,8 +231,10 @@ def recipe(control, **changes):
     return Recipe(dtype="float32", control=control, **{**common, **values})
 
 
-def test_a_recipe_as_python_and_as_a_command_line():
-    made = recipe({"method": "boxdiff", "step_size": 9.0}, layout={"cat": [0, 0, 1, 1]}, negative_prompt="a dog")
+def test_a_recipe_as_python_and_as_a_command_line(stock, tmp_path):
+    stock.save_pretrained(tmp_path)
+    given = {"layout": {"cat": [0, 0, 1, 1]}, "negative_prompt": "a dog", "model": str(tmp_path)}
+    made = recipe({"method": "boxdiff", "step_size": 9.0}, **given)
     namespace = {}
     program = recipes.as_python(made)
     call = program[program.index("out = pipe(") : program.index("    generator=")] + ")"
