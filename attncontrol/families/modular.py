@@ -49,6 +49,11 @@ class ModularView:
         timesteps = self.state.get("timesteps") if self.state is not None else None
         return None if timesteps is None else len(timesteps)
 
+    @property
+    def begins_late(self) -> bool:
+        """Whether the present run begins after the first step, as from a picture."""
+        return self.num_timesteps is not None and self.num_timesteps < len(self.pipe.scheduler.timesteps)
+
     def encode_prompt(self, **arguments: Any) -> None:
         """Stands where control looks at the prompt of a stock pipeline's call."""
 

@@ -109,7 +109,7 @@ class Draft:
     def _check(self) -> None:
         """Raises ValueError for a run that does not start from noise alone, or whose time cannot be set."""
         pipe, call = self.family.pipe, self.guided.call
-        if "strength" in inspect.signature(type(pipe).__call__).parameters:
+        if "strength" in inspect.signature(type(pipe).__call__).parameters or getattr(pipe, "begins_late", False):
             raise ValueError(
                 f"{self.part.method.name} chooses the noise that sampling starts from, and a {type(pipe).__name__} "
                 "starts from a picture: leave it out"

@@ -106,7 +106,6 @@ GUIDERS = [
     guider("AdaptiveProjectedMixGuidance", guiders.AdaptiveProjectedMixGuidance),
     guider("AutoGuidance", lambda: guiders.AutoGuidance(auto_guidance_config=SKIPPED)),
     guider("ClassifierFreeZeroStarGuidance", guiders.ClassifierFreeZeroStarGuidance),
-    guider("MagnitudeAwareGuidance", guiders.MagnitudeAwareGuidance),
     guider(
         "SmoothedEnergyGuidance",
         lambda: guiders.SmoothedEnergyGuidance(
