@@ -31,7 +31,7 @@ def check_size(width: int | None, height: int | None) -> None:
                 check_side(side)
 
 
-def check_run(width: int | None, height: int | None, model: str, device: str, output: Path) -> None:
+def check_run(width: int | None, height: int | None, model: str, device: str | None, output: Path) -> None:
     """What every command that makes pictures is given. Raises ValueError that names the option at fault."""
     check_size(width, height)
     check_model(model)
