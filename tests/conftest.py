@@ -28,6 +28,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Property tests run in the default selection and, with random examples and many more, among the slow ones."""
     for item in items:
+        if "chromium" in item.fixturenames:
+            item.add_marker("alone")
         if hasattr(item.obj, "hypothesis"):
             item.add_marker("property")
             if config.option.markexpr == "slow":

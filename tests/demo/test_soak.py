@@ -18,7 +18,7 @@ from attncontrol.images.recipe import read_recipe
 from tests.demo.conftest import PATIENCE
 from tests.demo.test_attacks import JSON, UNCLEAN, ask, upload
 
-pytestmark = pytest.mark.slow  # a server of its own, and half a minute of visitors
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # a server of its own, and half a minute of visitors
 
 VISITORS = 20
 MARK = "zebrafinch"  # in all that a visitor writes
