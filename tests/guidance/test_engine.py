@@ -218,7 +218,7 @@ def test_the_device_is_read_at_most_twice_a_round(tiny_pipe, name, variant, monk
         return latents
 
     monkeypatch.setattr(Engine, "_round", counted)
-    control = create_method(name, stop=1.0, variant=variant)
+    control = create_method(name, stop=1.0, variant=variant, step_size=1.0)
     if variant == "reference" and not family_of(tiny_pipe).has_reference(control):
         pytest.skip("no published code of this method is for UNets")
     run(tiny_pipe, control, layout=LAYOUT if control.needs_layout else None, num_inference_steps=2)
