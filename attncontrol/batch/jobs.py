@@ -42,7 +42,8 @@ class Job:
     @property
     def settings(self) -> str:
         """Jobs of equal settings can be made in one batch."""
-        return json.dumps([self.sampling.arguments(), self.control, self.grounding])
+        has_negative = bool(self.sampling.negative_prompt)
+        return json.dumps([self.sampling.arguments(), has_negative, self.control, self.grounding])
 
     def key(self, model: str) -> str:
         """SHA-256 of all that determines the image. `model` stands for the model, its settings and the versions."""

@@ -18,6 +18,7 @@ from attncontrol.guidance.record import ImageRecord
 from attncontrol.images.recipe import Recipe, package_versions, recipe_of
 from attncontrol.images.visualize import labelled_grid, overlay, subject_maps
 from attncontrol.losses.combining import resolve_control
+from attncontrol.models import default_call
 from attncontrol.pipelines import AttentionControlPipeline
 from attncontrol.prompt import parse_prompt
 
@@ -129,10 +130,11 @@ class Worker:
                 "grounding": first.grounding,
                 "memory": self.memory,
             }
+        negative = [job.sampling.negative_prompt for job in jobs]
         out = self.pipe(
             [job.prompt for job in jobs],
-            negative_prompt=[job.sampling.negative_prompt for job in jobs],
-            **first.sampling.arguments(),
+            negative_prompt=negative if any(negative) else None,  # some models are guided by an empty one
+            **default_call(self.model) | first.sampling.arguments(),
             generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
             output_type="pt",
             **arguments,

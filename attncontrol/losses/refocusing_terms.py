@@ -83,19 +83,19 @@ def car_terms(maps: Tensor, boxes: Tensor, objects: PlacedObjects, early: bool, 
     )
     counts = torch.tensor([max(objects.images.images.count(image), 1) for image in range(count)], dtype=maps.dtype)
     parts = kinds.sum(terms).reshape(3, count) / on_device(counts, maps.device)
-    return CarTerms(*parts.unbind(), maxima=((of_own, inside), (of_other, outside)))
+    return CarTerms(parts[0], parts[1], parts[2], ((of_own, inside), (of_other, outside)))
 
 
 def _any(cells: np.ndarray, owners: Sequence[int], owner: int) -> np.ndarray:
     """The cells [boxes, height, width] of all boxes of one owner together: [height, width]."""
-    return cells[[box for box, own in enumerate(owners) if own == owner]].any(0)
+    return np.any(cells[[box for box, own in enumerate(owners) if own == owner]], axis=0)
 
 
 def _maxima(maps: Tensor, boxes: Tensor, pairs: Sequence[tuple[int, int]], empty: float) -> Tensor:
     """The maximum of the map in the box of every pair, `empty` where a box is: [pairs]."""
     first, second = index_tensor(pairs, maps.device).reshape(-1, 2).T
     maxima = maps[first].masked_fill(~on_device(boxes, maps.device)[second], -torch.inf).amax((-2, -1))
-    filled = boxes.numpy().any((1, 2))
+    filled = boxes.flatten(1).any(1).tolist()
     missing = [not filled[box] for _, box in pairs]
     return maxima.masked_fill(on_device(torch.tensor(missing), maps.device), empty) if any(missing) else maxima
 

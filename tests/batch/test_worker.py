@@ -9,6 +9,8 @@ import torch
 
 from attncontrol import AttentionControlPipeline
 from attncontrol.batch import Plan, Worker, WorkerSettings
+from attncontrol.images.drawing import Request, draw
+from attncontrol.losses.combining import resolve_control
 from tests import tiny
 
 ROWS = [
@@ -73,6 +75,17 @@ def test_a_job_gives_the_image_of_the_pipeline(tmp_path, worker):
     assert [subject["text"] for subject in made.recipe.subjects] == ["red cat", "blue dog"]
     assert made.recipe.control[0]["method"] == "syngen" and made.guidance[0]["moved"]
     assert (made.recipe.width, made.recipe.height) == made.image.size
+
+
+def test_a_job_gives_what_a_single_drawing_gives_with_a_model_that_has_call_arguments_of_its_own(tmp_path):
+    """The bundled FLUX is called with a text length and a size of its own."""
+    worker = WorkerSettings("emoji-flux").load()
+    job = jobs(tmp_path, [{"prompt": "a lion and a clock"}], control="conform")[0]
+    methods = resolve_control(job.control)
+    request = Request("emoji-flux", job.prompt, job.sampling)
+    expected = draw(worker.pipe, request, methods, job.seed, lambda latents: None).image
+    made = worker.make([job])[0].made
+    assert np.array_equal(np.asarray(made.image), np.asarray(expected)) and made.image.size == (128, 128)
 
 
 def test_the_recipe_of_an_automatic_layout_has_the_boxes(tmp_path, worker):
