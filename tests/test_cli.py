@@ -349,6 +349,7 @@ def test_an_output_that_is_a_file_is_refused(run):
     assert result.exit_code == 2 and "--output" in result.stderr
 
 
+@pytest.mark.filterwarnings("default:the prompt has")
 def test_words_beyond_the_cut_are_warned_of(run):
     result = run("generate", "a frog and " + "a " * 80 + "cat", "--seed", 0)
     assert result.exit_code == 0 and "Warning: " in result.stderr and "cat" in result.stderr

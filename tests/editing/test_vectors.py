@@ -210,7 +210,7 @@ def test_a_whole_edit(case):
         alignment, windows = published_alignment([], [], 77, swap=True), (0.0, 0.0)
     blend = PublishedBlend(kwargs["indices_local"][0], choose_size(layers)) if kwargs["local"] else None
     injection = PublishedInjection(
-        alignment, 1, *windows, (16, 16), factors_of(kwargs), blend, last_layer(layers), steps
+        alignment, 1, *windows, (16, 16), factors_of(kwargs), blend, last=last_layer(layers), steps=steps
     )
     latents = case.tensor("latents_start").repeat(2, 1, 1, 1)
     placeholders = inputs["placeholder_ids"]

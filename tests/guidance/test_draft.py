@@ -9,6 +9,8 @@ from attncontrol.guidance.draft import Level, longer_step, predicts
 from attncontrol.losses.best_start import reordered
 from tests import tiny, tiny_transformers
 
+pytestmark = pytest.mark.filterwarnings("ignore:no subjects found")
+
 PROMPTS = ["a red cat and a blue frog", "a dog and a crown", "big and small"]
 
 
