@@ -39,7 +39,7 @@ def methods() -> dict[str, Entry]:
 
 @cache
 def presets() -> dict[str, str]:
-    """Every preset as the sum of methods it stands for: {"auto": "conform + best-start"}."""
+    """Every preset as the sum of methods it stands for: {"auto": "conform + syngen"}."""
     found = runpy.run_path(str(LOSSES / "presets.py"))["PRESETS"]
     return {name: " + ".join(map(_term, parts)) for name, parts in found.items()}
 

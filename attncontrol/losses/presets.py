@@ -5,6 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 PRESETS: dict[str, list[dict[str, Any]]] = {
-    "auto": [{"method": "conform"}, {"method": "best-start"}],
+    "auto": [{"method": "conform"}, {"method": "syngen"}],
 }
 """Parts by preset, with weights and settings as JSON has them; a checkpoint's control.json may replace them."""

@@ -45,7 +45,7 @@ def test_help_methods_and_wrong_values_answer_without_torch(tmp_path):
         (["--help"], 0, "compare"),
         (["generate", "--help"], 0, "--seed"),
         (["--version"], 0, "attncontrol "),
-        (["methods"], 0, "conform + best-start"),
+        (["methods"], 0, "conform + syngen"),
         (["methods", "syngn"], 2, "NAME: unknown method 'syngn', did you mean 'syngen'?"),
         (["genrate", "a cat"], 2, "Did you mean 'generate'?"),
         (["generate", "a cat", "--contrl", "syngen"], 2, "--control"),
@@ -142,7 +142,7 @@ def test_the_catalog_says_what_the_registry_says():
     [
         ("syngen", ["syngen"]),
         ("a + 0.5*b", ["a", "b"]),
-        ("2*auto", ["conform", "best-start"]),
+        ("2*auto", ["conform", "syngen"]),
         ("", []),
         ("a +", ["a"]),
     ],
