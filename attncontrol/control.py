@@ -109,7 +109,9 @@ def settings_for(family: Family | type[Family], tuned: Mapping[str, Any]) -> dic
     """The same of a family and what is tuned for a checkpoint of it."""
     settings, own = dict(tuned), family.defaults
     for name, cls in method_classes().items() if own else ():
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name: field.default for field in dataclasses.fields(cls)}
+        if known["step_size"] == 0:  # it moves nothing unless the user says so
+            del known["relative_step"]
         settings.setdefault(name, {key: value for key, value in own.items() if key in known})
     return settings
 

@@ -113,8 +113,8 @@ class MethodCost:
     """What a method costs for one image.
 
     `passes`: the fewest and the most guided passes of a run, depending on how refinement goes; `arithmetic`: the
-    operations of such runs, of those of plain sampling; the costs of a plain step and of a guided pass in both memory
-    modes; `low` is None where the model refuses it.
+    operations of such runs, drafts of the noise included, of those of plain sampling; the costs of a plain step and of
+    a guided pass in both memory modes; `low` is None where the model refuses it.
     """
 
     layers: tuple[Layer, ...]
@@ -131,7 +131,8 @@ def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, tex
     plain, fast = plain_cost(family, grid, text=text), guided_cost(family, grid, layers, text=text)
     low = guided_cost(family, grid, layers, True, text) if family.can_checkpoint(layers) else None
     passes = guided_passes(method, steps)
-    arithmetic = tuple(1 + n * fast.operations / (steps * plain.operations) for n in passes)
+    ratio = fast.operations / plain.operations
+    arithmetic = tuple(1 + (n * ratio + drafts) / steps for n, drafts in zip(passes, method.draft_calls, strict=True))
     return MethodCost(tuple(layers), passes, arithmetic, plain, fast, low)
 
 

@@ -259,6 +259,11 @@ class Method(ABC):
         """
         return None
 
+    @property
+    def draft_calls(self) -> tuple[int, int]:
+        """The fewest and the most denoiser calls of `prepare`, for what it costs."""
+        return 0, 0
+
     def spares(self, loss: float) -> bool:
         """Whether an image of this loss in `prepare` is left alone: no part of the sum guides it."""
         return False

@@ -89,6 +89,14 @@ class BestStart(Ebama):
                     best[row], losses[row] = drafted[place], found[place]
         return Prepared(best, losses)
 
+    @property
+    def draft_calls(self) -> tuple[int, int]:
+        """Those of one good draft, and of all; a look at attention counts as a call."""
+        if self.starts == 1 and self.enough is None:
+            return 0, 0
+        calls = len(self.ahead) + 1
+        return calls * (self.starts if self.enough is None else 1), calls * self.starts
+
     def spares(self, loss: float) -> bool:
         """Whether an image of this draft is left alone."""
         return self.spare and self.enough is not None and loss <= self.enough

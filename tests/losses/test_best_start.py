@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from attncontrol import BestStart, Ebama
+from attncontrol.control import settings_for
+from attncontrol.families import family_of
+from attncontrol.guidance.cost import method_cost
 from attncontrol.losses.best_start import reordered
+from attncontrol.losses.combining import resolve_control
 from tests.losses.inputs import alone, context
 from tests.losses.layouts import captured, denoiser_maps
+from tests.tiny_transformers import flux
 
 NOISE = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -56,6 +61,16 @@ def test_a_draft_that_is_not_a_number_is_never_chosen():
 
 def test_one_start_needs_no_look():
     assert BestStart(starts=1).prepare(NOISE, Looks([])) is None
+
+
+def test_it_guides_nothing_unless_it_is_told_to_and_its_drafts_are_counted():
+    family = family_of(flux())
+    methods = resolve_control("best-start", settings_for(family, {}))
+    found = method_cost(family, methods.parts[0][1], (8, 8), steps=10)
+    assert found.passes == (0, 0) and found.arithmetic == (1 + 12 / 10,) * 2
+    early = method_cost(family, BestStart(enough=-0.7, relative_step=0.1), (8, 8), steps=10)
+    assert early.passes[0] > 0 and early.arithmetic[1] - early.arithmetic[0] == pytest.approx(9 / 10)
+    assert BestStart(starts=1).draft_calls == (0, 0)
 
 
 def test_the_loss_is_ebamas_per_object():
