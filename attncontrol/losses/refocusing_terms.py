@@ -82,8 +82,9 @@ def car_terms(maps: Tensor, boxes: Tensor, objects: PlacedObjects, early: bool, 
         (*of_own.images, *(count + i for i in of_other.images), *(2 * count + i for i in of_maps.images)), 3 * count
     )
     counts = torch.tensor([max(objects.images.images.count(image), 1) for image in range(count)], dtype=maps.dtype)
-    parts = kinds.sum(terms).reshape(3, count) / on_device(counts, maps.device)
-    return CarTerms(parts[0], parts[1], parts[2], ((of_own, inside), (of_other, outside)))
+    sums = kinds.sum(terms).reshape(3, count) / on_device(counts, maps.device)
+    of_inside, of_outside, of_background = sums.unbind()
+    return CarTerms(of_inside, of_outside, of_background, ((of_own, inside), (of_other, outside)))
 
 
 def _any(cells: np.ndarray, owners: Sequence[int], owner: int) -> np.ndarray:
@@ -95,7 +96,7 @@ def _maxima(maps: Tensor, boxes: Tensor, pairs: Sequence[tuple[int, int]], empty
     """The maximum of the map in the box of every pair, `empty` where a box is: [pairs]."""
     first, second = index_tensor(pairs, maps.device).reshape(-1, 2).T
     maxima = maps[first].masked_fill(~on_device(boxes, maps.device)[second], -torch.inf).amax((-2, -1))
-    filled = boxes.flatten(1).any(1).tolist()
+    filled = np.asarray(np.any(boxes.numpy(), axis=(1, 2)))
     missing = [not filled[box] for _, box in pairs]
     return maxima.masked_fill(on_device(torch.tensor(missing), maps.device), empty) if any(missing) else maxima
 
