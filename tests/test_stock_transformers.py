@@ -71,7 +71,7 @@ def test_words_behind_a_picture_stand_where_the_text_encoder_read_them(name):
             case, id=case.name, marks=() if case.name == "FluxControlNetImg2ImgPipeline" else pytest.mark.slow
         )
         for case in TRANSFORMER_PIPELINES
-        if "," not in case.name
+        if "," not in case.name and "QwenImageEdit" not in case.name  # whose tiny processor reads no images: no file
     ],
 )
 def test_a_saved_pipeline_is_loaded_in_its_controlled_form(case, tmp_path):

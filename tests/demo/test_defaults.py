@@ -55,6 +55,6 @@ def test_the_readme_begins_with_the_same_picture():
 
 @pytest.mark.slow
 def test_the_readmes_first_command_succeeds_with_the_default_method():
-    prompt = re.search(r'attncontrol compare "(.+?)" --output', text("README.md"))[1]
-    assert not judged("emoji", prompt, None, 0).all_right
-    assert judged("emoji", prompt, DEFAULT_CONTROL, 0).all_right
+    prompt, model = re.search(r'attncontrol compare "(.+?)" --model (\S+) --output', text("README.md")).groups()
+    assert not judged(model, prompt, None, 0).all_right
+    assert judged(model, prompt, DEFAULT_CONTROL, 0).all_right
