@@ -91,6 +91,7 @@ def test_enter_generates_and_the_focus_stays(visit):
     page.locator("#prompt textarea").press("Enter")
     expect(page.locator("#generate-status")).to_contain_text("Done")
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+    set_steps(page, 30)  # long enough to see the button disabled
     page.locator("#generate").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#generate")).to_be_disabled()
