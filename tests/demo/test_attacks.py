@@ -32,7 +32,7 @@ FILE_ROUTES = ["/gradio_api/file=", "/file=", "/file/"]
 
 BOX = [0, 0, 1, 1]
 SMALL = {"prompt": "a cat and a frog", "method": "none", "settings": {}, "subjects": [], "layout": {}, "seed": 0}
-SMALL |= {"steps": 2, "guidance_scale": 3, "negative_prompt": "", "width": 64, "height": 64}
+SMALL |= {"steps": 2, "guidance_scale": 3, "negative_prompt": "", "width": 64, "height": 64, "grounding": "none"}
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 DEEP = "[" * 50_000
 FILES_IN_FIELDS = [
@@ -181,6 +181,10 @@ def test_no_file_is_served(server):
         if answer.status == 200 or b"root:" in answer.body or MARK.encode() in answer.body:
             won.append((route, path, answer.status))
     assert not won
+
+
+def test_what_attacks_change_is_drawn_as_it_is(server):
+    assert call(server.url, {name: json.dumps(value) for name, value in SMALL.items()})[0] == "complete"
 
 
 def test_no_field_reads_a_file(server):

@@ -7,7 +7,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests.demo.conftest import PATIENCE
-from tests.demo.page import generate, open_part
+from tests.demo.page import generate, open_part, open_tab
 
 pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be late with
 
@@ -71,7 +71,7 @@ def test_on_a_phone(visit, shoot, steps, view):
     generate(page, steps)
     shoot(page, f"phone_{view}")
     for tab in ("Compare", "Batch"):
-        page.get_by_role("tab", name=tab).click()
+        open_tab(page, tab)
         shoot(page, f"phone_{tab.lower()}_{view}")
 
 

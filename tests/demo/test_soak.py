@@ -56,7 +56,7 @@ def _answers(url):
 def generate(url, prompt, seed, leave=None, **changes):
     """/generate by raw HTTP: the recipe and the picture's bytes, or the error's text; None if `leave` came first."""
     values = {"method": "none", "settings": {}, "subjects": [], "layout": {}, "seed": seed, "steps": 3}
-    values |= {"guidance_scale": 3, "negative_prompt": "", "width": 64, "height": 64}
+    values |= {"guidance_scale": 3, "negative_prompt": "", "width": 64, "height": 64, "grounding": "none"}
     data = [prompt, *{**values, **changes}.values()]
     with httpx.Client(base_url=url, timeout=PATIENCE / 1000) as client:
         started = client.post("/gradio_api/call/generate", json={"data": data})
