@@ -26,9 +26,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attncontrol import AttentionControlPipeline, method_classes
-from attncontrol.control import settings_of
 from attncontrol.families.base import Family
 from attncontrol.guidance.engine import Engine
+from attncontrol.guidance.settings import settings_of
 from attncontrol.losses.base import MethodSum
 from attncontrol.losses.combining import resolve_control
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from attncontrol import create_method, method_classes
-from attncontrol.control import settings_for
 from attncontrol.families import KNOWN
 from attncontrol.families.base import Family
 from attncontrol.guidance.cost import Cost, guided_cost, method_cost, plain_cost
+from attncontrol.guidance.settings import settings_for
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "FLUX.1 dev": ("FluxTransformer2DModel", {"guidance_embeds": True}),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 PLAIN = "none"
@@ -61,6 +63,21 @@ def read_assignment(text: str) -> tuple[str, Any]:
         except (ValueError, RecursionError):
             continue
     return key.strip(), None if value.strip().lower() == PLAIN else value.strip()
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number, and not infinite or NaN."""
+    size: Any = abs(value) if isinstance(value, Real) else math.inf
+    return bool(size < math.inf)  # isfinite fails on an int beyond the floats
+
+
+def short(value: Any) -> str:
+    """A value in an error message: at most 80 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def closest(wrong: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:

@@ -19,7 +19,7 @@ from attncontrol import (
     method_classes,
 )
 from attncontrol.arguments import read_assignment
-from attncontrol.control import settings_of, settings_of_checkpoint
+from attncontrol.guidance.settings import settings_of, settings_of_checkpoint
 from attncontrol.losses import MethodSum
 from attncontrol.losses.combining import control_to_json, resolve_control, with_settings
 from attncontrol.losses.presets import PRESETS

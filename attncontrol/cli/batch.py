@@ -109,7 +109,7 @@ def batch(
 
         from attncontrol.batch import OutputFolder, Plan, Run, WorkerSettings
         from attncontrol.batch.sources import kept
-        from attncontrol.control import settings_of_checkpoint
+        from attncontrol.guidance.settings import settings_of_checkpoint
         from attncontrol.losses.combining import control_to_json
 
     defaults = {

@@ -78,8 +78,8 @@ def _costs(names, model, steps, width, height, dtype):
     from rich.console import Group
     from rich.table import Table
 
-    from attncontrol.control import settings_for
     from attncontrol.guidance.cost import load_weightless, method_cost
+    from attncontrol.guidance.settings import settings_for
     from attncontrol.losses.combining import resolve_control
     from attncontrol.models import default_call, resolve, tuned_settings
 

@@ -102,7 +102,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 def read_control(name: str, settings: Mapping[str, Any], model: str) -> MethodSum:
     """The methods of `--control`, with the model's tuned settings and those of `--set`. "none" is an empty sum."""
-    from attncontrol.control import settings_of_checkpoint
+    from attncontrol.guidance.settings import settings_of_checkpoint
     from attncontrol.losses.combining import resolve_control, with_settings
 
     with option("--model"):

@@ -7,8 +7,8 @@ import shlex
 from typing import Any
 
 from attncontrol.arguments import PLAIN
-from attncontrol.control import settings_of_checkpoint
 from attncontrol.grounding.settings import NAMES, read_grounding
+from attncontrol.guidance.settings import settings_of_checkpoint
 from attncontrol.images.recipe import Recipe
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_name, control_to_json, resolve_control

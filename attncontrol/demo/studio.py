@@ -14,9 +14,9 @@ from typing import Any
 import diffusers
 from PIL import Image
 
-from attncontrol.control import settings_of
 from attncontrol.families import family_of
 from attncontrol.families.gligen import GatedUNetFamily
+from attncontrol.guidance.settings import settings_of
 
 LOOK_SECONDS = 1.0  # how often a job is asked whether its visitor is still there
 SECONDS = 120

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attncontrol.arguments import short
 from attncontrol.layout.regions import Box, Region
 
 TOLERATED_OVERSHOOT = 0.05
@@ -94,7 +95,7 @@ class _Reader:
             raise ValueError("the layout is empty: give a box for at least one phrase")
         if not isinstance(value, Mapping):
             raise ValueError(
-                f"a layout is a dict of phrase: [x0, y0, x1, y1], a .json file or 'auto', not {_short(value)}"
+                f"a layout is a dict of phrase: [x0, y0, x1, y1], a .json file or 'auto', not {short(value)}"
             )
         self.image_size = value.get("image_size", self.image_size)
         if _is_pairs(value.get("object_list")):
@@ -156,7 +157,7 @@ class _Reader:
         if not isinstance(given, list | tuple):
             raise ValueError(
                 f"the layout of {phrase!r} must be a box [x0, y0, x1, y1], a list of boxes or a mask image, "
-                f"not {_short(given)}"
+                f"not {short(given)}"
             )
         if not given:
             raise ValueError(f"the layout of {phrase!r} has no box: give at least one [x0, y0, x1, y1]")
@@ -165,7 +166,7 @@ class _Reader:
         return tuple(self._box(phrase, box) for box in boxes)
 
     def _box(self, phrase: str, box: Any) -> Box:
-        name = f"the layout of {phrase!r}: box {_short(box)}"
+        name = f"the layout of {phrase!r}: box {short(box)}"
         if not isinstance(box, list | tuple) or len(box) != 4:
             raise ValueError(f"{name} must be 4 numbers x0, y0, x1, y1")
         if any(not _is(v, Real) or not abs(v) < LARGEST for v in box):
@@ -210,7 +211,7 @@ class _Reader:
         if isinstance(given, Image.Image):
             return _mask_tensor(phrase, given)
         if not isinstance(given, str | os.PathLike):
-            raise ValueError(f"the mask of {phrase!r} must be an image or an image file, not {_short(given)}")
+            raise ValueError(f"the mask of {phrase!r} must be an image or an image file, not {short(given)}")
         path = self.folder / given
         try:
             with Image.open(path) as image:
@@ -263,8 +264,3 @@ def _is(value: Any, kind: type) -> bool:
 def _plain(value: Any) -> Any:
     """Arrays and tensors, and their scalars, as lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from attncontrol.arguments import is_finite, short
 from attncontrol.attention.layers import Layer, Size, choose_size, match_layers, split_patterns
 from attncontrol.attention.maps import AttentionMaps
 from attncontrol.layout import Layout
@@ -169,13 +169,13 @@ class Method(ABC):
         """Raise ValueError for a window, a choice or a number that makes no sense."""
         for setting in dataclasses.fields(self):
             self._check_setting(setting)
-        if not (_is_number(self.start) and _is_number(self.stop) and 0 <= self.start <= self.stop <= 1):
+        if not (is_finite(self.start) and is_finite(self.stop) and 0 <= self.start <= self.stop <= 1):
             raise ValueError(
-                f"{self.name}: need 0 <= start <= stop <= 1, got {_short(self.start)} and {_short(self.stop)}"
+                f"{self.name}: need 0 <= start <= stop <= 1, got {short(self.start)} and {short(self.stop)}"
             )
         step_size = self.base_step if self.step_size is None else self.step_size
-        if not (_is_number(step_size) and step_size >= 0):
-            raise ValueError(f"{self.name}: step_size must be finite and not negative, got {_short(self.step_size)}")
+        if not (is_finite(step_size) and step_size >= 0):
+            raise ValueError(f"{self.name}: step_size must be finite and not negative, got {short(self.step_size)}")
         if self.layers is not None:
             split_patterns(self.layers)
 
@@ -188,7 +188,7 @@ class Method(ABC):
         bounds = [f"at {word} {bound:g}" for word, bound in (("least", least), ("most", most)) if bound is not None]
         if bounds and not all(_is_in(x, least, most) for x in _numbers(value)):
             text = " and ".join(bounds)
-            raise ValueError(f"{self.name}: {setting.name} must be finite and {text}, not {_short(value)}")
+            raise ValueError(f"{self.name}: {setting.name} must be finite and {text}, not {short(value)}")
 
     @abstractmethod
     def evaluate(self, maps: AttentionMaps, contexts: Sequence[Context]) -> Evaluation:
@@ -386,20 +386,8 @@ def _numbers(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and abs(value) < math.inf  # isfinite fails on an int beyond the floats
-
-
 def _is_in(value: Any, least: float | None, most: float | None) -> bool:
-    return _is_number(value) and (least is None or value >= least) and (most is None or value <= most)
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an int of more digits than Python prints
-        return "a number of thousands of digits"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return is_finite(value) and (least is None or value >= least) and (most is None or value <= most)
 
 
 def at_iteration(position: float, count: int) -> int:

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from attncontrol import AttendAndExcite, create_method
 from attncontrol.cli import app
-from attncontrol.control import settings_for
 from attncontrol.families import FluxFamily, StableDiffusion3Family, family_of
 from attncontrol.guidance import cost
+from attncontrol.guidance.settings import settings_for
 from tests.test_transformers import MEASURED, SLOW, captured, controlled, run
 from tests.tiny_transformers import TRANSFORMERS
 

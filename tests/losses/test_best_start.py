@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from attncontrol import BestStart, Ebama
-from attncontrol.control import settings_for
 from attncontrol.families import family_of
 from attncontrol.guidance.cost import method_cost
+from attncontrol.guidance.settings import settings_for
 from attncontrol.losses.best_start import reordered
 from attncontrol.losses.combining import resolve_control
 from tests.losses.inputs import alone, context
