@@ -116,7 +116,7 @@ def test_the_usual_guidance_scale_is_that_of_the_pipeline(tmp_path, name, scale)
         options.read_guidance_scale(None, str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("command", ["generate", "compare"])
+@pytest.mark.parametrize("command", [["generate"], ["compare", "--seeds", "0"]], ids=lambda command: command[0])
 def test_the_memory_mode_is_handed_on(run, monkeypatch, command):
     recomputing, enable = [], UNet2DConditionModel.enable_gradient_checkpointing
 
@@ -125,9 +125,9 @@ def test_the_memory_mode_is_handed_on(run, monkeypatch, command):
         enable(unet)
 
     monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", note)
-    assert run(command, PROMPT, "--memory", "fast").exit_code == 0 and not recomputing
-    assert run(command, PROMPT, "--memory", "low", "--overwrite").exit_code == 0 and recomputing
-    assert run(command, PROMPT, "--memory", "small").exit_code == 2
+    assert run(*command, PROMPT, "--memory", "fast").exit_code == 0 and not recomputing
+    assert run(*command, PROMPT, "--memory", "low", "--overwrite").exit_code == 0 and recomputing
+    assert run(*command, PROMPT, "--memory", "small").exit_code == 2
 
 
 def test_without_a_seed_each_run_draws_its_own(run):

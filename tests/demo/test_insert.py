@@ -50,7 +50,7 @@ def made(studio, task):
     return make_insertion(studio, task, reports.append), reports
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_thing_is_inserted_as_the_library_does(studio, own):
     task = task_of(studio, picture=png() if own else None)
     found, reports = made(studio, task)
