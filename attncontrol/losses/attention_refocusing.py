@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from attncontrol.attention.layers import Layer
-from attncontrol.attention.maps import AttentionMaps, LayerMap, Owners, on_device, resoftmax, smooth, token_means
+from attncontrol.attention.maps import AttentionMaps, LayerMap, Owners, on_device, smooth, token_means
 from attncontrol.layout import Region
 from attncontrol.losses.base import Context, Evaluation, Refinement, option
+from attncontrol.losses.common import TokenSoftmax
 from attncontrol.losses.layout_method import LayoutMethod, PlacedObjects
 from attncontrol.losses.refocusing_terms import (
     BoxQueries,
@@ -47,7 +48,7 @@ SCHEDULES: dict[Release, tuple[tuple[int, int, int, float, int], ...]] = {
     paper="Phung et al., CVPR 2024, arXiv 2306.05427",
 )
 @dataclass(frozen=True, kw_only=True)
-class AttentionRefocusing(LayoutMethod):
+class AttentionRefocusing(LayoutMethod, TokenSoftmax):
     """Attention Refocusing: CAR + SAR, and a grounding term with GLIGEN (Phung et al., CVPR 2024, arXiv 2306.05427).
 
     Every word of a placed entity, noun or modifier, is an object with the entity's boxes. The scale of the loss and
@@ -123,7 +124,7 @@ class AttentionRefocusing(LayoutMethod):
         attention = self.attention(maps)
         size = tuple(attention.shape[1:3])
         placed = [(image, *own) for image, now in enumerate(contexts) for own in self._objects(now)]
-        words = resoftmax(attention, [self.softmax_spans(now, None) for now in contexts])
+        words = self.token_softmax(attention, contexts)
         pieces = [(image, word) for image, groups, _ in placed for word in groups]
         prepared = smooth(token_means(words, pieces, contexts[0].text))
         boxes = self.cells([region for *_, regions in placed for region in regions], size)
