@@ -53,6 +53,8 @@ from tests.tiny_language import (
     t5_tokenizer,
 )
 
+HEADS = {"attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32, "axes_dims_rope": (4, 4, 8)}
+
 
 def vae(channels: int, levels: int = 1) -> AutoencoderKL:
     """Latents of half the picture's size for every level."""
@@ -65,20 +67,30 @@ def vae(channels: int, levels: int = 1) -> AutoencoderKL:
     ).eval()  # fmt: skip
 
 
+def pipeline(cls: type, transformer, coder, scheduler=None, **text):
+    """A quiet pipeline of tiny parts, with a scheduler of flow matching unless another is given."""
+    scheduler = scheduler or FlowMatchEulerDiscreteScheduler()
+    return quiet(cls(scheduler=scheduler, vae=coder, transformer=transformer.eval(), **text))
+
+
+def t5(name: str = "", width: int = 32) -> dict:
+    """A T5 and its tokenizer, as the pipeline's text encoder of that number."""
+    return {f"text_encoder{name}": t5_encoder(width), f"tokenizer{name}": t5_tokenizer()}
+
+
+def clip(name: str = "", activation: str = "quick_gelu", cls: type = CLIPTextModelWithProjection) -> dict:
+    """CLIP's, likewise."""
+    return {f"text_encoder{name}": tiny.text_encoder(activation, cls=cls), f"tokenizer{name}": tiny.tokenizer()}
+
+
 def flux(cls: type = FluxPipeline, channels: int = 16):
     """A tiny FLUX.1: 32 px make 16x16 latents, 8x8 tokens; two joint and two single blocks."""
     torch.manual_seed(2)
     transformer = FluxTransformer2DModel(
-        in_channels=channels, out_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16,
-        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
-    ).eval()  # fmt: skip
-    pipe = cls(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
-        text_encoder=tiny.text_encoder(cls=CLIPTextModel), tokenizer=tiny.tokenizer(),
-        text_encoder_2=t5_encoder(), tokenizer_2=t5_tokenizer(),
+        in_channels=channels, out_channels=16, num_layers=2, num_single_layers=2, pooled_projection_dim=32,
+        guidance_embeds=True, **HEADS,
     )  # fmt: skip
-    return quiet(pipe)
+    return pipeline(cls, transformer, vae(4), **clip(cls=CLIPTextModel), **t5("_2"))
 
 
 def sd3(channels: int = 4):
@@ -87,14 +99,9 @@ def sd3(channels: int = 4):
     transformer = SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=channels, num_layers=3, attention_head_dim=8, num_attention_heads=4,
         joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, out_channels=channels,
-    ).eval()  # fmt: skip
-    pipe = StableDiffusion3Pipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(channels), transformer=transformer,
-        text_encoder=tiny.text_encoder(cls=CLIPTextModelWithProjection), tokenizer=tiny.tokenizer(),
-        text_encoder_2=tiny.text_encoder("gelu", cls=CLIPTextModelWithProjection), tokenizer_2=tiny.tokenizer(),
-        text_encoder_3=t5_encoder(64), tokenizer_3=t5_tokenizer(),
     )  # fmt: skip
-    return quiet(pipe)
+    texts = {**clip(), **clip("_2", "gelu"), **t5("_3", width=64)}
+    return pipeline(StableDiffusion3Pipeline, transformer, vae(channels), **texts)
 
 
 def pixart():
@@ -104,27 +111,18 @@ def pixart():
         num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3,
         cross_attention_dim=32, sample_size=16, patch_size=2, caption_channels=32, norm_num_groups=4,
         use_additional_conditions=False,
-    ).eval()  # fmt: skip
-    pipe = PixArtSigmaPipeline(
-        scheduler=DPMSolverMultistepScheduler(), vae=vae(4), transformer=transformer,
-        text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
     )  # fmt: skip
-    return quiet(pipe)
+    return pipeline(PixArtSigmaPipeline, transformer, vae(4), DPMSolverMultistepScheduler(), **t5())
 
 
 def qwen_image():
     """A tiny Qwen-Image: 32 px make 16x16 latents, 8x8 tokens; three joint blocks."""
     torch.manual_seed(2)
     transformer = QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
-    ).eval()  # fmt: skip
-    tokenizer = qwen_tokenizer()
-    pipe = QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=qwen_vae(), transformer=transformer,
-        text_encoder=qwen3(tokenizer), tokenizer=tokenizer,
+        in_channels=16, out_channels=4, num_layers=3, **HEADS
     )  # fmt: skip
-    return quiet(pipe)
+    tokenizer = qwen_tokenizer()
+    return pipeline(QwenImagePipeline, transformer, qwen_vae(), text_encoder=qwen3(tokenizer), tokenizer=tokenizer)
 
 
 def qwen_vae(levels: int = 1) -> AutoencoderKLQwenImage:
@@ -142,24 +140,24 @@ def flux2_parts(**settings) -> dict:
     transformer = Flux2Transformer2DModel(
         in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=32, **settings,
-    ).eval()  # fmt: skip
+    )  # fmt: skip
     torch.manual_seed(3)
     coder = AutoencoderKLFlux2(
         block_out_channels=(16, 32), norm_num_groups=8, latent_channels=4, layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     ).eval()  # fmt: skip
-    return {"scheduler": FlowMatchEulerDiscreteScheduler(), "vae": coder, "transformer": transformer}
+    return {"coder": coder, "transformer": transformer}
 
 
 def flux2():
     tokenizer = mistral_tokenizer()
-    return quiet(Flux2Pipeline(**flux2_parts(), text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer))
+    return pipeline(Flux2Pipeline, **flux2_parts(), text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer)
 
 
 def klein():
     tokenizer = qwen_tokenizer()
     parts = flux2_parts(guidance_embeds=False)
-    return quiet(Flux2KleinPipeline(**parts, text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer))
+    return pipeline(Flux2KleinPipeline, **parts, text_encoder=qwen3(tokenizer, 16), tokenizer=tokenizer)
 
 
 def z_image(refiners: int = 1):
@@ -168,13 +166,9 @@ def z_image(refiners: int = 1):
     transformer = ZImageTransformer2DModel(
         in_channels=4, dim=32, n_layers=3, n_refiner_layers=refiners, n_heads=2, n_kv_heads=2, cap_feat_dim=32,
         axes_dims=[4, 6, 6], axes_lens=[256, 32, 32],
-    ).eval()  # fmt: skip
-    tokenizer = qwen_tokenizer()
-    pipe = ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
-        text_encoder=qwen3(tokenizer), tokenizer=tokenizer,
     )  # fmt: skip
-    return quiet(pipe)
+    tokenizer = qwen_tokenizer()
+    return pipeline(ZImagePipeline, transformer, vae(4), text_encoder=qwen3(tokenizer), tokenizer=tokenizer)
 
 
 def sana():
@@ -184,7 +178,7 @@ def sana():
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=3,
         num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=32,
         sample_size=8,
-    ).eval()  # fmt: skip
+    )  # fmt: skip
     torch.manual_seed(3)
     coder = AutoencoderDC(
         latent_channels=4, attention_head_dim=4, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
@@ -192,26 +186,19 @@ def sana():
         encoder_layers_per_block=(1,) * 3, decoder_layers_per_block=(1,) * 3,
         encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3,
     ).eval()  # fmt: skip
-    pipe = SanaPipeline(
-        scheduler=DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), vae=coder,
-        transformer=transformer, text_encoder=gemma(gemma_tokenizer()), tokenizer=gemma_tokenizer(),
-    )  # fmt: skip
-    return quiet(pipe)
+    tokenizer = gemma_tokenizer()
+    solver = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+    return pipeline(SanaPipeline, transformer, coder, solver, text_encoder=gemma(tokenizer), tokenizer=tokenizer)
 
 
 def chroma():
     """A tiny Chroma: as the tiny FLUX.1."""
     torch.manual_seed(2)
     transformer = ChromaTransformer2DModel(
-        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=16, approximator_hidden_dim=32,
-        approximator_layers=1,
-    ).eval()  # fmt: skip
-    pipe = ChromaPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
-        text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
+        in_channels=16, num_layers=2, num_single_layers=2, approximator_num_channels=16, approximator_hidden_dim=32,
+        approximator_layers=1, **HEADS,
     )  # fmt: skip
-    return quiet(pipe)
+    return pipeline(ChromaPipeline, transformer, vae(4), **t5())
 
 
 def aura_flow():
@@ -221,12 +208,8 @@ def aura_flow():
         sample_size=16, in_channels=4, out_channels=4, num_mmdit_layers=2, num_single_dit_layers=2,
         attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32,
         pos_embed_max_size=64,
-    ).eval()  # fmt: skip
-    pipe = AuraFlowPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
-        text_encoder=t5_encoder(), tokenizer=t5_tokenizer(),
     )  # fmt: skip
-    return quiet(pipe)
+    return pipeline(AuraFlowPipeline, transformer, vae(4), **t5())
 
 
 def lumina2(refiners: int = 1):
@@ -239,13 +222,9 @@ def lumina2(refiners: int = 1):
         sample_size=16, in_channels=4, hidden_size=32, num_layers=3, num_refiner_layers=refiners,
         num_attention_heads=2, num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 6, 6), axes_lens=(300, 32, 32),
         cap_feat_dim=32,
-    ).eval()  # fmt: skip
-    tokenizer = lumina_tokenizer()
-    pipe = Lumina2Pipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
-        text_encoder=gemma(tokenizer), tokenizer=tokenizer,
     )  # fmt: skip
-    return quiet(pipe)
+    tokenizer = lumina_tokenizer()
+    return pipeline(Lumina2Pipeline, transformer, vae(4), text_encoder=gemma(tokenizer), tokenizer=tokenizer)
 
 
 def cogview4(channels: int = 4):
@@ -255,13 +234,9 @@ def cogview4(channels: int = 4):
         in_channels=channels, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2,
         text_embed_dim=32, time_embed_dim=32, condition_dim=8, pos_embed_max_size=64, sample_size=16,
         rope_axes_dim=(64, 64),
-    ).eval()  # fmt: skip
-    tokenizer = glm_tokenizer()
-    pipe = CogView4Pipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), transformer=transformer,
-        text_encoder=qwen3(tokenizer), tokenizer=tokenizer,
     )  # fmt: skip
-    return quiet(pipe)
+    tokenizer = glm_tokenizer()
+    return pipeline(CogView4Pipeline, transformer, vae(4), text_encoder=qwen3(tokenizer), tokenizer=tokenizer)
 
 
 def hunyuan_dit():
@@ -270,13 +245,12 @@ def hunyuan_dit():
     transformer = HunyuanDiT2DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, patch_size=2, sample_size=16, hidden_size=32,
         num_layers=4, cross_attention_dim=32, cross_attention_dim_t5=32, pooled_projection_dim=32,
-    ).eval()  # fmt: skip
-    pipe = HunyuanDiTPipeline(
-        scheduler=tiny.scheduler(), vae=vae(4, levels=3), transformer=transformer, text_encoder=bert_encoder(),
-        tokenizer=bert_tokenizer(), text_encoder_2=t5_encoder(), tokenizer_2=t5_tokenizer(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    return quiet(pipe)
+    return pipeline(
+        HunyuanDiTPipeline, transformer, vae(4, levels=3), tiny.scheduler(), text_encoder=bert_encoder(),
+        tokenizer=bert_tokenizer(), **t5("_2"), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
 
 
 def quiet(pipe):

@@ -12,8 +12,9 @@ import gradio as gr
 
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN
 from attncontrol.demo import pictures
+from attncontrol.demo.before_after import save_pictures
 from attncontrol.demo.compare_tab import SEEDS, make_comparison, read_comparison, save_comparison
-from attncontrol.demo.edit_run import can_edit, make_edit, read_edit, save_pictures
+from attncontrol.demo.edit_run import can_edit, make_edit, read_edit
 from attncontrol.demo.insert_run import can_insert, make_insertion, read_insertion
 from attncontrol.demo.results import save
 from attncontrol.demo.settings import Limits

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
-import shlex
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from attncontrol.arguments import LARGEST_SEED, slug
-from attncontrol.demo import verdicts
-from attncontrol.demo.result_view import SHOWN_SIDE, data_url, sheet_of_maps
+from attncontrol.arguments import LARGEST_SEED
+from attncontrol.demo import before_after
+from attncontrol.demo.result_view import sheet_of_maps
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
 from attncontrol.demo.task import FieldError, field, number, read_text, whole_number
 from attncontrol.editing.alignment import PromptAlignment, align_prompts
 from attncontrol.editing.arguments import check_invert, read_local, unet_family
 from attncontrol.editing.inversion import METHODS
-from attncontrol.editing.pictures import read_picture, save_edit
-from attncontrol.images.visualize import enlarge
 from attncontrol.prompt.align import tokenize
 from attncontrol.prompt.subjects import FUNCTION_WORDS, WORD
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-PIXELS = 2**25  # of an uploaded picture
-TITLES = ("before", "after")
 
 
 @dataclass(frozen=True)
@@ -104,20 +94,6 @@ def why_not_invert(pipe: Any) -> str:
     return ""
 
 
-def open_picture(studio: Studio, source: str | Path | bytes) -> Image.Image:
-    """A visitor's picture as the model takes it: RGB, its middle, of the model's size. FieldError of "picture"."""
-    with field("picture"):
-        try:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-        except (UnidentifiedImageError, SyntaxError):
-            raise ValueError("this is no PNG, JPEG or WebP picture, or a damaged one.") from None
-        except (OSError, Image.DecompressionBombError):
-            raise ValueError("this picture cannot be read, or is too large.") from None
-        if image.width * image.height > PIXELS:
-            raise ValueError(f"this picture has more than {PIXELS // 2**20} million pixels: scale it down.")
-        return read_picture(image, (studio.size, studio.size))
-
-
 def read_edit(
     studio: Studio,
     limits: Limits,
@@ -165,7 +141,7 @@ def _with_picture(studio: Studio, task: EditTask, picture: str | Path | bytes) -
         raise FieldError("picture", f"{why}.")
     if task.method != "ddim" and task.guidance_scale <= 1:
         raise FieldError("guidance_scale", f"{task.method} learns for guided sampling: give more than 1, or use ddim.")
-    return EditTask(**{**vars(task), "picture": open_picture(studio, picture)})
+    return replace(task, picture=before_after.open_picture(studio, picture))
 
 
 class Inversions:
@@ -236,98 +212,34 @@ def word_maps(studio: Studio, task: EditTask, maps: Tensor) -> tuple[list[str], 
 
 def view_of(studio: Studio, task: EditTask, edited: Edited) -> dict[str, Any]:
     """The edit as widgets/result-view.js shows a result."""
-    states = [
-        verdicts.states(studio.model, prompt, picture)
-        for prompt, picture in zip((task.prompt, task.to), edited.pictures, strict=True)
-    ]
     words, maps = word_maps(studio, task, edited.maps)
-    sheet = sheet_of_maps(words, maps) if words else None
-    changed = ", ".join(change.text.replace("->", "→") for change in task.alignment.changes)
-    return {
-        "prompt": task.to,
-        "seed": "my picture" if task.picture is not None else task.seed,
-        "method": f"cross {task.windows[0]:g}, self {task.windows[1]:g}",
-        "sentence": f"{changed}. {verdicts.sentence(states[1])}".strip(),
-        "aspect": edited.pictures[0].width / edited.pictures[0].height,
-        "sides": [
-            side_of(*side, task.facts, as_python(studio, task), as_command(studio, task))
-            for side in zip(TITLES, edited.pictures, states, files_of(task), strict=True)
-        ],
-        "changes": [],
-        "boxes": [],
-        "maps": None if sheet is None else sheet.shown(),
-        "loss": "",
-    }
-
-
-def side_of(
-    title: str, image: Image.Image, states: Any, name: str, facts: dict[str, Any], python: str, command: str
-) -> dict[str, Any]:
-    """One picture of a result as widgets/result-view.js shows it; `facts` go into its PNG."""
-    buffer = io.BytesIO()
-    save_edit(image, buffer, facts)
-    return {
-        "title": title,
-        "image": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "shown": data_url(enlarge(image, SHOWN_SIDE), "WEBP") if max(image.size) < SHOWN_SIDE else "",
-        "file": name,
-        "things": states,
-        "python": python,
-        "command": command,
-    }
-
-
-def files_of(task: Any) -> list[str]:
-    """Names for the pictures before and after an edit or an insertion."""
-    stem = f"{'picture' if task.picture is not None else task.seed}_{slug(task.to)}"
-    return [f"{stem}_{title}.png" for title in TITLES]
-
-
-def save_pictures(task: Any, pictures: Sequence[Image.Image]) -> tuple[str, str]:
-    """Writes both pictures where the server may hand them out; returns their paths."""
-    folder = Path(tempfile.mkdtemp(prefix="attncontrol-"))
-    before, after = (folder / name for name in files_of(task))
-    for image, path in zip(pictures, (before, after), strict=True):
-        with path.open("wb") as file:
-            save_edit(image, file, task.facts)
-    return str(before), str(after)
+    return before_after.view(
+        studio,
+        task,
+        edited.pictures,
+        (as_python(studio, task), as_command(studio, task)),
+        method=f"cross {task.windows[0]:g}, self {task.windows[1]:g}",
+        what=", ".join(change.text.replace("->", "→") for change in task.alignment.changes),
+        maps=sheet_of_maps(words, maps) if words else None,
+    )
 
 
 def as_python(studio: Studio, task: EditTask) -> str:
     """A program that makes both pictures; a visitor's is "picture.png" in it."""
-    dtype = str(studio.pipe.dtype)
-    loading = repr(studio.model) + ("" if dtype == "torch.float32" else f", dtype={dtype}")
     source, inverting = repr(task.prompt), []
     if task.picture is not None:
         how = "".join(f", {name}={value!r}" for name, value in task.sampling.items())
         inverting = [f"inversion = pipe.invert('picture.png', {task.prompt!r}, {task.method!r}{how})"]
         source = "inversion"
-    return "\n".join(
-        [
-            *(["import torch"] if "dtype" in loading else []),
-            "from attncontrol import AttentionControlPipeline",
-            "",
-            f"pipe = AttentionControlPipeline.from_pretrained({loading})",
-            *inverting,
-            "out = pipe.edit(",
-            f"    {source},",
-            f"    {task.to!r},",
-            *(f"    {name}={value!r}," for name, value in task.how.items()),
-            ")",
-            "out.sources[0].save('before.png')",
-            "out.images[0].save('after.png')",
-        ]
-    )
+    arguments = [source, repr(task.to), *(f"{name}={value!r}" for name, value in task.how.items())]
+    return before_after.program(studio, "edit", arguments, first=inverting)
 
 
 def as_command(studio: Studio, task: EditTask) -> str:
     """The command line that makes both pictures."""
-    words = ["attncontrol", "edit", *(["picture.png"] if task.picture is not None else [])]
-    words += ["--prompt", task.prompt, "--to", task.to]
+    words = ["--prompt", task.prompt, "--to", task.to]
     words += ["--method", task.method] if task.picture is not None else ["--seed", str(task.seed)]
     words += ["--steps", str(task.steps), "--guidance-scale", repr(task.guidance_scale)]
     words += ["--cross", repr(task.windows[0]), "--self-attention", repr(task.windows[1])]
     words += ["--local", ", ".join(task.local)] if task.local else []
-    words += ["--model", studio.model]
-    dtype = str(studio.pipe.dtype).removeprefix("torch.")
-    return shlex.join(words + (["--dtype", dtype] if dtype != "float32" else []))
+    return before_after.command(studio, task, "edit", words)

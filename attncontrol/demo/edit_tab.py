@@ -12,15 +12,8 @@ from typing import Any
 import gradio as gr
 
 from attncontrol.demo import pictures
-from attncontrol.demo.edit_run import (
-    Edited,
-    Inversions,
-    make_edit,
-    open_picture,
-    read_edit,
-    view_of,
-    why_not_invert,
-)
+from attncontrol.demo.before_after import open_picture
+from attncontrol.demo.edit_run import Edited, Inversions, make_edit, read_edit, view_of, why_not_invert
 from attncontrol.demo.job_panel import PRIVATE, QUIET, JobPanel
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Studio

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from attncontrol.arguments import LARGEST_SEED
-from attncontrol.demo import verdicts
-from attncontrol.demo.edit_run import TITLES, files_of, open_picture, side_of
+from attncontrol.demo import before_after
 from attncontrol.demo.result_view import sheet_of_maps
 from attncontrol.demo.settings import Limits
 from attncontrol.demo.studio import Progress, Report, Studio
@@ -94,7 +92,7 @@ def read_insertion(
     )
     with field("steps"):
         read_settings(studio.pipe, None, picture is not None).plan(task.steps)
-    return task if picture is None else replace(task, picture=open_picture(studio, picture))
+    return task if picture is None else replace(task, picture=before_after.open_picture(studio, picture))
 
 
 def make_insertion(studio: Studio, task: InsertTask, report: Report) -> Inserted:
@@ -111,57 +109,25 @@ def make_insertion(studio: Studio, task: InsertTask, report: Report) -> Inserted
 
 def view_of(studio: Studio, task: InsertTask, made: Inserted) -> dict[str, Any]:
     """The insertion as widgets/result-view.js shows a result; in place of attention the mask of the new thing."""
-    states = [
-        verdicts.states(studio.model, prompt, picture)
-        for prompt, picture in zip((task.prompt, task.to), made.pictures, strict=True)
-    ]
-    programs = (task.facts, as_python(studio, task), as_command(studio, task))
-    mask = None if made.mask is None else made.mask.float().cpu()
-    return {
-        "prompt": task.to,
-        "seed": "my picture" if task.picture is not None else task.seed,
-        "method": f"+ {task.thing}",
-        "sentence": f"+ {task.thing}. {verdicts.sentence(states[1])}".strip(),
-        "aspect": made.pictures[0].width / made.pictures[0].height,
-        "sides": [
-            side_of(*side, *programs) for side in zip(TITLES, made.pictures, states, files_of(task), strict=True)
-        ],
-        "changes": [],
-        "boxes": [],
-        "maps": None
-        if mask is None
-        else sheet_of_maps([task.thing], torch.stack([torch.zeros_like(mask), mask])[:, None, None]).shown(),
-        "loss": "",
-    }
+    sheet = None
+    if made.mask is not None:
+        mask = made.mask.float().cpu()
+        sheet = sheet_of_maps([task.thing], torch.stack([torch.zeros_like(mask), mask])[:, None, None])
+    programs = (as_python(studio, task), as_command(studio, task))
+    what = f"+ {task.thing}"
+    return before_after.view(studio, task, made.pictures, programs, method=what, what=what, maps=sheet)
 
 
 def as_python(studio: Studio, task: InsertTask) -> str:
     """A program that makes both pictures; a visitor's is "picture.png" in it."""
-    dtype = str(studio.pipe.dtype)
-    loading = repr(studio.model) + ("" if dtype == "torch.float32" else f", dtype={dtype}")
     scene = [repr(task.prompt), repr(task.thing)]
     if task.picture is not None:
         scene = ["'picture.png'", repr(task.thing), f"prompt={task.prompt!r}"]
-    return "\n".join(
-        [
-            *(["import torch"] if "dtype" in loading else []),
-            "from attncontrol import AttentionControlPipeline",
-            "",
-            f"pipe = AttentionControlPipeline.from_pretrained({loading})",
-            "out = pipe.insert(",
-            *(f"    {argument}," for argument in scene),
-            *(f"    {name}={value!r}," for name, value in task.how.items()),
-            ")",
-            "out.sources[0].save('before.png')",
-            "out.images[0].save('after.png')",
-        ]
-    )
+    return before_after.program(studio, "insert", [*scene, *(f"{name}={value!r}" for name, value in task.how.items())])
 
 
 def as_command(studio: Studio, task: InsertTask) -> str:
     """The command line that makes both pictures."""
-    words = ["attncontrol", "insert", *(["picture.png"] if task.picture is not None else [])]
-    words += ["--prompt", task.prompt, "--thing", task.thing, "--to", task.to, "--seed", str(task.seed)]
-    words += ["--steps", str(task.steps), "--guidance-scale", repr(task.guidance_scale), "--model", studio.model]
-    dtype = str(studio.pipe.dtype).removeprefix("torch.")
-    return shlex.join(words + (["--dtype", dtype] if dtype != "float32" else []))
+    words = ["--prompt", task.prompt, "--thing", task.thing, "--to", task.to, "--seed", str(task.seed)]
+    words += ["--steps", str(task.steps), "--guidance-scale", repr(task.guidance_scale)]
+    return before_after.command(studio, task, "insert", words)

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from attncontrol.demo import pictures
-from attncontrol.demo.edit_run import open_picture
+from attncontrol.demo.before_after import open_picture
 from attncontrol.demo.insert_run import Inserted, make_insertion, read_insertion, view_of
 from attncontrol.demo.job_panel import PRIVATE, QUIET, JobPanel
 from attncontrol.demo.settings import Limits

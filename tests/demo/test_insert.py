@@ -38,6 +38,7 @@ ASKED |= {"guidance_scale": 3.5}
 @pytest.fixture(scope="module")
 def studio():
     pipe = AttentionControlPipeline.from_pipe(tiny_transformers.flux())
+    pipe.default_sample_size = 32  # 64 px: every call attends over all pixels twice
     return Studio(pipe, "tiny")
 
 
