@@ -5,8 +5,9 @@
     python -m apps.mutation --sample 0               # the report of what was tried
 
 A mutant is a module with one change: "<" for "<=", a sum for a mean, a number that is another one (apps/mutation/
-mutants.py). The tests of its file run with it (TESTS below). If all of them pass, it survives: there is a gap in the
-tests, or the change makes no difference.
+mutants.py). The tests that run its line run with it, fast ones first; finding out which these are takes as long as the
+tests of TESTS below, once (apps/mutation/lines.py). If all pass, it survives: there is a gap, or the change makes no
+difference.
 
 mutmut leaves classes with decorators alone, which every method is, and cosmic-ray starts Python anew for each mutant,
 which takes torch and diffusers longer than most of the tests take.
@@ -21,49 +22,40 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from apps.mutation.lines import Lines, lines_around
 from apps.mutation.mutants import Mutant, mutants, mutated
-from apps.mutation.trial import import_beforehand, try_tests
+from apps.mutation.trial import Trial, import_beforehand, try_tests
 
 PACKAGE = Path("attncontrol")
 FOLDERS = ("losses", "guidance", "attention")
-LOSSES, ENGINE = "tests/losses/test_all_methods.py", "tests/guidance/test_engine.py"
-BASE, CONTROL, PEER = "tests/losses/test_base.py", "tests/test_control.py", "tests/test_peer.py"
-# the tests that belong to a file of the package, fast ones first; a loss has those of its own name, and LOSSES
-TESTS: dict[str, tuple[str, ...]] = {
-    "losses/base.py": (BASE, LOSSES, "tests/losses/test_layout_method.py"),
-    "losses/combining.py": (BASE, CONTROL, "tests/test_arguments.py"),
-    "losses/common.py": (LOSSES, "tests/losses/test_attend_and_excite.py", "tests/losses/test_boxdiff.py"),
-    "losses/conform.py": ("tests/losses/test_conform.py", "tests/losses/test_conform_loop.py", LOSSES),
-    "losses/focus.py": ("tests/test_focus.py", LOSSES),
-    "losses/layout_method.py": ("tests/losses/test_layout_method.py", "tests/losses/test_boxdiff.py", LOSSES),
-    "losses/presets.py": ("tests/test_methods.py",),
-    "losses/refocusing_terms.py": (
-        "tests/losses/test_refocusing_terms.py",
-        "tests/losses/test_attention_refocusing.py",
+# whose tests take part; those that need another process do not see a change
+TESTS = (
+    *(
+        "tests/losses",
+        "tests/guidance",
+        "tests/attention",
+        "tests/test_arguments.py",
+        "tests/test_attention_backends.py",
     ),
-    "losses/registry.py": (BASE, "tests/test_public_names.py", CONTROL),
-    "losses/words.py": ("tests/losses/test_words.py", "tests/losses/test_syngen.py", "tests/losses/test_ebama.py"),
-    "guidance/cost.py": ("tests/guidance/test_cost.py",),
-    "guidance/looking.py": ("tests/guidance/test_looking.py",),
-    "guidance/schedulers.py": ("tests/guidance/test_schedulers.py",),
-    "guidance/record.py": (CONTROL, "tests/test_pipeline.py"),
-    "attention/capture.py": ("tests/attention/test_capture.py", CONTROL, PEER),
-    "attention/layers.py": (BASE, CONTROL),
-    "attention/maps.py": (LOSSES, "tests/losses"),
-}
-FEWEST_SECONDS = 10.0  # of the processor, whatever the tests take else
+    *("tests/test_control.py", "tests/test_focus.py", "tests/test_methods.py", "tests/test_peer.py"),
+    *("tests/test_pipeline.py", "tests/test_public_names.py", "tests/test_transformer_probe.py"),
+    *("tests/test_transformers.py", "tests/test_xl.py"),
+)
+FEWEST_SECONDS = 20.0  # of the processor, whatever the tests take else: pytest must find them, too
 
 
-def tests_of(file: str) -> tuple[str, ...]:
-    """The tests that belong to a file of the package."""
-    if file in TESTS:
-        return TESTS[file]
-    if file.startswith("losses/"):
-        return f"tests/losses/test_{Path(file).stem}.py", LOSSES
-    return ENGINE, CONTROL
+def test_modules() -> list[str]:
+    """The modules of the tests that take part."""
+    paths = [
+        path
+        for name in TESTS
+        for path in ([Path(name)] if name.endswith(".py") else sorted(Path(name).glob("test_*.py")))
+    ]
+    return [path.as_posix() for path in paths]
 
 
 def files() -> list[str]:
@@ -110,33 +102,30 @@ class Results:
         return [line for line in self.lines.values() if line["key"] in keys]
 
 
-def measure(cases: list[tuple[str, Mutant]], results: Results, again: bool) -> None:
-    """Tries every mutant that has no result yet, with `again` also those that survived.
-
-    Raises:
-        ValueError: If the tests of a file fail without any change.
-    """
-    seconds: dict[tuple[str, ...], float] = {}
+def measure(cases: list[tuple[str, Mutant]], lines: Lines, results: Results, seconds: float, again: bool) -> None:
+    """Tries every mutant without a result, with `again` also those that survived, for `seconds` of tests each."""
     for number, (file, mutant) in enumerate(cases, 1):
         known = results.lines.get(key(file, mutant))
         if known and not (again and known["survived"]):
             continue
-        tests = tests_of(file)
-        if tests not in seconds:
-            plain = try_tests(tests, PACKAGE / file, None, 3600)
-            if not plain.passed:
-                raise ValueError(f"{' '.join(tests)}: the tests do not pass without a change (status {plain.status})")
-            seconds[tests] = plain.seconds
-        limit = 3 * seconds[tests] + FEWEST_SECONDS
-        trial = try_tests(tests, PACKAGE / file, mutated(source(file), mutant.number), limit)
+        path = PACKAGE / file
+        every = lines.tests(path.as_posix(), lines_around(source(file), mutant.line))
+        ends = accumulate(cost for cost, _ in every)
+        tests = [test for (_, test), end in zip(every, ends, strict=True) if end <= seconds] or [
+            x for _, x in every[:1]
+        ]
+        limit = 3 * seconds + FEWEST_SECONDS
+        trial = try_tests(tests, path, mutated(source(file), mutant.number), limit) if tests else Trial(0, 0.0)
         line = {"key": key(file, mutant), "file": file, "line": mutant.line, "before": mutant.before}
         line |= {"after": mutant.after, "status": trial.status, "survived": trial.passed}
+        line |= {"tests": len(tests), "of": len(every), "seconds": round(trial.seconds, 1)}
         results.add(line)
         print(f"{number}/{len(cases)} {'SURVIVED' if trial.passed else 'killed'} {_described(line)}", flush=True)
 
 
 def _described(line: dict[str, Any]) -> str:
-    return f"{line['file']}:{line['line']}: {_short(line['before'])} -> {_short(line['after'])}"
+    change = f"{line['file']}:{line['line']}: {_short(line['before'])} -> {_short(line['after'])}"
+    return f"{change} ({line['tests']} of {line['of']} tests)" if line["survived"] else change
 
 
 def _short(text: str) -> str:
@@ -163,6 +152,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--only", choices=files(), metavar="FILE", help="mutants of this file, as in losses/words.py")
     parser.add_argument("--again", action="store_true", help="try those again that survived: tests may have changed")
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="most seconds of tests for a mutant, fast ones first"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/mutation.jsonl"))
     return parser.parse_args(given)
 
@@ -171,10 +163,12 @@ def main() -> None:
     """Tries mutants and says which survive."""
     args = arguments()
     cases = chosen(args.only, args.sample, args.seed)
-    results = Results(args.output)
+    results, lines = Results(args.output), Lines(args.output.with_suffix(".lines.json"))
     try:
-        import_beforehand(sorted({test for file, _ in cases for test in tests_of(file)}))
-        measure(cases, results, args.again)
+        if cases:
+            import_beforehand(test_modules())
+            lines.trace(test_modules(), [PACKAGE.joinpath(file).as_posix() for file in files()])
+        measure(cases, lines, results, args.seconds, args.again)
     except ValueError as error:
         sys.exit(f"error: {error}")
     print("\n".join(report(results.current())))

@@ -1,7 +1,7 @@
 """Mutants of a module: its syntax tree with one expression or statement changed.
 
-What says nothing about behaviour stays as it is: annotations, docstrings, decorators, texts, and whatever only phrases
-an error or a warning.
+What says nothing about behaviour stays as it is: annotations and other types, docstrings, decorators, texts, whatever
+only phrases an error or a warning, and `strict=True`, which checks what holds anyway.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NAMES = {
     "any": "all",
     "all": "any",
 }
-LEFT_OUT = {"abs", "clamp", "detach", "exp", "log", "sqrt"}  # x.abs() becomes x
+LEFT_OUT = {"abs", "clamp", "detach", "exp", "log", "sqrt"}  # x.abs() becomes x, and so does torch.abs(x)
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,28 @@ def _says_nothing(field: str) -> bool:
 
 
 def _only_speaks(node: ast.AST) -> bool:
-    """Whether it only phrases an error or a warning, is a text, or is for type checkers."""
+    """Whether it only phrases an error or a warning, is a text or a type, or is for type checkers."""
     if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return True
+    if isinstance(node, ast.keyword):
+        return ast.unparse(node) == "strict=True"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _is_type(node)
     if isinstance(node, ast.If):
         return ast.unparse(node.test) == "TYPE_CHECKING"
     return isinstance(node, ast.Expr) and ast.unparse(node).startswith(("'", '"', "warnings.warn("))
+
+
+def _is_type(node: ast.AST) -> bool:
+    """Whether it is a union of types, as in `str | Sequence[int] | None`: numbers have lower-case names."""
+    match node:
+        case ast.BinOp(op=ast.BitOr()):
+            return _is_type(node.left) and _is_type(node.right)
+        case ast.Subscript():
+            return _is_type(node.value)
+        case ast.Name(id=name):
+            return name[0].isupper() or name in ("bool", "dict", "float", "int", "list", "str", "tuple")
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _variants(node: ast.AST) -> Iterator[ast.AST]:
@@ -147,8 +163,9 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
             yield _with(node, test=ast.UnaryOp(ast.Not(), copy.deepcopy(node.test)))
         case ast.Call(func=ast.Attribute(attr=name)) if name in NAMES:
             yield _with(node, func=_with(node.func, attr=NAMES[name]))
-        case ast.Call(func=ast.Attribute(attr=name, value=inner)) if name in LEFT_OUT:
-            yield copy.deepcopy(inner)
+        case ast.Call(func=ast.Attribute(attr=name, value=inner), args=args) if name in LEFT_OUT:
+            is_function = isinstance(inner, ast.Name) and inner.id in ("math", "torch")
+            yield copy.deepcopy(args[0] if is_function else inner)
         case ast.Call(func=ast.Name(id=name)) if name in NAMES and name not in ("sum", "mean"):
             yield _with(node, func=ast.Name(NAMES[name], ast.Load()))
         case ast.Expr(value=ast.Call()):
