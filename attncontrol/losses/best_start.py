@@ -29,7 +29,7 @@ def reordered(noise: Tensor, number: int) -> Tensor:
 
 @register(
     "best-start",
-    summary="Drafts several starting noises, goes on from the one that attends best, and leaves good ones alone.",
+    summary="Drafts several starting noises and goes on from the one that attends best.",
     paper="noise judged by its attention: Guo et al. (InitNO), CVPR 2024, arXiv 2404.04650; loss of EBAMA",
 )
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class BestStart(Ebama):
         at_least=-100,
         at_most=100,
     )
-    spare: bool = option(True, "with enough: an image whose draft reaches it is guided by no part of the sum")
+    spare: bool = option(False, "with enough: an image whose draft reaches it is guided by no part of the sum")
 
     def __post_init__(self) -> None:
         """As of every method; the draft must go forward."""

@@ -80,7 +80,7 @@ def test_an_image_of_a_good_draft_is_left_alone(pipe):
     drafts = [record.drafts for record in draw(pipe, BestStart(starts=2)).control.images]
     (good, _), (other, _) = drafts[0], drafts[1]
     level = (good + other) / 2
-    best = BestStart(starts=1, enough=level)
+    best = BestStart(starts=1, enough=level, spare=True)
     guided, plain, out = draw(pipe, conform), draw(pipe, None), draw(pipe, conform + best)
     spared = [record.spared for record in out.control.images[:2]]
     assert spared == [good <= level, other <= level] and sum(spared) == 1

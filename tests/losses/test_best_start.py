@@ -46,11 +46,11 @@ def test_every_image_goes_on_from_its_best_draft():
 
 def test_a_good_draft_ends_the_search_for_its_image_alone():
     look = Looks([[0.0, -1.0, 0.5], [-0.8, None, 0.0], [None, None, -0.1]])
-    method = BestStart(starts=3, enough=-0.7)
+    method = BestStart(starts=3, enough=-0.7, spare=True)
     chosen = method.prepare(NOISE, look)
     assert [rows for _, _, rows in look.asked] == [[0, 1, 2], [0, 2], [2]]
     assert [method.spares(loss) for loss in chosen.losses.tolist()] == [True, True, False]
-    assert not BestStart(enough=-0.7, spare=False).spares(-1.0) and not BestStart().spares(-1.0)
+    assert not BestStart(enough=-0.7).spares(-1.0) and not BestStart().spares(-1.0)
 
 
 def test_a_draft_that_is_not_a_number_is_never_chosen():

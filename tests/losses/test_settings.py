@@ -51,7 +51,7 @@ OWN = {
         "starts": (4, 1, 64),
         "ahead": ((0.134, 0.267), 0, 0.9),
         "enough": (None, -100, 100),
-        "spare": (True, None, None),
+        "spare": (False, None, None),
     },
     "boxdiff": {
         **SMOOTHING,
