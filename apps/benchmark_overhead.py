@@ -6,7 +6,7 @@
 
 The bundled UNet draws prompts of one to four things with up to two modifiers each. A dispatch mode counts every ATen
 operation of a guided round but those of the denoiser's forward and of its part of the backward pass; the largest
-round of three sampling steps is printed. Device reads are what a GPU would have to wait for.
+round of two sampling steps is printed. Device reads are what a GPU would have to wait for.
 """
 
 from __future__ import annotations
@@ -143,10 +143,10 @@ def call_of(control: MethodSum, images: int, steps: int | None) -> dict[str, Any
 
 
 def overhead(pipe: AttentionControlPipeline, name: str, images: int) -> tuple[int, int]:
-    """Operations and reads of the largest guided round of three steps."""
+    """Operations and reads of the largest guided round of two steps."""
     control = few_moves(resolve_control(name, settings_of(pipe)))
     with counted_rounds() as rounds:
-        pipe(**call_of(control, images, steps=3))
+        pipe(**call_of(control, images, steps=2))
     return max(count for count, _ in rounds), max(reads for _, reads in rounds)
 
 

@@ -116,7 +116,9 @@ def test_the_usual_guidance_scale_is_that_of_the_pipeline(tmp_path, name, scale)
         options.read_guidance_scale(None, str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("command", [["generate"], ["compare", "--seeds", "0"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [["generate"], ["compare", "--seeds", "0", "--controls", "ebama"]], ids=lambda command: command[0]
+)
 def test_the_memory_mode_is_handed_on(run, monkeypatch, command):
     recomputing, enable = [], UNet2DConditionModel.enable_gradient_checkpointing
 
@@ -138,7 +140,8 @@ def test_without_a_seed_each_run_draws_its_own(run):
 def test_methods_add_up_and_take_settings(run):
     result = run(
         "generate", PROMPT, "--control", "attend-and-excite + 0.5*syngen", "--set", "syngen.step_size=15", "--set",
-        "stop=0.8", "--set", "thresholds={\"0\": 0.3}", "--set", "scale_range=1,0.25", "--seed", 1,
+        "max_refinement_steps=2", "--set", "stop=0.8", "--set", "thresholds={\"0\": 0.3}", "--set",
+        "scale_range=1,0.25", "--seed", 1,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     first, second = read_recipe("out/a-cat-and-a-red-frog_attend-and-excite+0.5xsyngen_1.png").control

@@ -14,11 +14,12 @@ from tests.stock.builders import lora, text_to_image
 from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, PROMPT, SCHEDULERS, XL_PIPELINES, Case
 
 CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=300)
+STEPS = 3
 CASES = [*PIPELINES, *XL_PIPELINES, *ADDITIONS, *SCHEDULERS, *HELPERS]
 
 
 def run(pipe, case, **arguments):
-    call = {"num_inference_steps": 4, "output_type": "latent", **case.call, **arguments}
+    call = {"num_inference_steps": STEPS, "output_type": "latent", **case.call, **arguments}
     return pipe(case.prompt, generator=torch.Generator().manual_seed(0), **call).images
 
 
@@ -50,7 +51,7 @@ def test_embeddings_of_compel():
     pipe = Case("", text_to_image()).build()
     embed = compel.Compel(tokenizer=pipe.tokenizer, text_encoder=pipe.text_encoder)
     embeds = {"prompt_embeds": embed("a (cat)1.4 and a frog--"), "negative_prompt_embeds": embed("")}
-    call = {"num_inference_steps": 4, "output_type": "latent", **embeds}
+    call = {"num_inference_steps": STEPS, "output_type": "latent", **embeds}
     plain = pipe(generator=torch.Generator().manual_seed(0), **call).images
     with attach(pipe, CONTROL, prompt=PROMPT) as control:
         guided = pipe(generator=torch.Generator().manual_seed(0), **call).images
@@ -92,7 +93,7 @@ def test_the_first_update_is_that_of_ddim(case, monkeypatch):
     """At equal model input and timestep, input and sample move as with DDIM, the sample in its scheduler's scale."""
     pipe = case.build()
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    pipe.scheduler.set_timesteps(4)
+    pipe.scheduler.set_timesteps(case.call.get("num_inference_steps", STEPS))
     scale = pipe.scheduler.scale_model_input(torch.ones(1), pipe.scheduler.timesteps[0])
     latents = noise / scale / pipe.scheduler.init_noise_sigma
     _, model_input, sample = first_moves(pipe, case, monkeypatch, latents=latents)

@@ -14,6 +14,7 @@ from attncontrol.cli.errors import option
 from attncontrol.models import BUNDLED, has_gates, resolve
 
 DEVICE = re.compile(r"(?:cpu|cuda|mps|xpu|hpu|npu|mtia|privateuseone|meta)(?::\d+)?")
+INDEX = "model_index.json"  # of a checkpoint
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -92,18 +93,35 @@ def check_grounding(grounding: str | None, layout: str | None, model: str) -> No
 def check_model(model: str) -> None:
     """Raises ValueError for what is neither a bundled model, nor a checkpoint's folder, nor an id on the Hub.
 
-    An id has the form owner/name. Whatever looks like a path must be there: the network is never asked for it.
+    An id has the form owner/name; the Hub is asked once for one that is not in its cache. Whatever looks like a path
+    must be there: the network is never asked for it.
     """
     if model in BUNDLED:
         return
     if os.path.exists(model):
-        if not Path(model, "model_index.json").is_file():
-            raise ValueError(f"--model: no diffusers checkpoint at {model!r}: it has no model_index.json")
+        if not Path(model, INDEX).is_file():
+            raise ValueError(f"--model: no diffusers checkpoint at {model!r}: it has no {INDEX}")
     elif not HUB_ID.fullmatch(model):
         raise ValueError(
             f"--model: no diffusers checkpoint at {model!r}: there is no such folder; bundled is "
             f"{' and '.join(map(repr, BUNDLED))}, and an id on the Hub has the form owner/name"
         )
+    else:
+        _check_id(model)
+
+
+def _check_id(model: str) -> None:
+    from huggingface_hub import file_exists, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model, INDEX), str):
+        return
+    try:  # once: loading tries six times, half a minute without a network
+        if any(file_exists(model, name) for name in (INDEX, f"modular_{INDEX}")):
+            return
+        reason = "the Hub has none of this name, or shows it only to those who are logged in"
+    except Exception as error:  # the client does not promise which
+        reason = f"asking the Hub for it failed: {str(error).splitlines()[0]}"
+    raise ValueError(f"--model: no diffusers checkpoint at {model!r}: {reason}")
 
 
 def check_folder(folder: Path, name: str = "--output") -> None:

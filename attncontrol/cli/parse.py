@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+from typing import Any
+
 import typer
 
-from attncontrol.cli import options
+from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
+from attncontrol.models import resolve
 
 
 def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: options.Model = "emoji") -> None:
@@ -16,6 +22,7 @@ def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: opti
     named = options.read_subjects(subjects)
     if not prompt.strip():
         raise ValueError("PROMPT: it is empty: there is nothing to parse")
+    checks.check_model(model)
     from attncontrol.losses import create_method, method_classes
     from attncontrol.prompt import structure_of
     from attncontrol.prompt.align import tokenize
@@ -75,18 +82,24 @@ def _text(tokenized, indices: list[int]) -> str:
 
 
 def _tokenizer(model: str):
-    from diffusers import DiffusionPipeline
-    from transformers import CLIPTokenizer
-
-    from attncontrol.models import resolve
-
+    path = resolve(model)
     try:
-        index = DiffusionPipeline.load_config(resolve(model))
+        index = _index(path)
         if "transformer" in index:
-            return _of_transformer(resolve(model), index)
-        return CLIPTokenizer.from_pretrained(resolve(model), subfolder="tokenizer")
+            return _of_transformer(path, index)
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
     except (OSError, ValueError) as error:
         raise ValueError(f"--model: no words can be found for {model!r}: {error}") from error
+
+
+def _index(path: str) -> dict[str, Any]:
+    """The parts of a checkpoint, read without diffusers, whose import takes longer than all the rest."""
+    from huggingface_hub import hf_hub_download
+
+    file = os.path.join(path, checks.INDEX) if os.path.exists(path) else hf_hub_download(path, checks.INDEX)
+    return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def _of_transformer(path: str, index) -> object:

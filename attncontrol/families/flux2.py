@@ -10,7 +10,7 @@ from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 from attncontrol.attention.layers import Size
 from attncontrol.families.base import TRANSFORMER_SETTINGS, Call, reader
 from attncontrol.families.packed import PackedFamily
-from attncontrol.prompt.text import TextEncoder, chat
+from attncontrol.prompt.text import TextEncoder, chat, user_turn
 
 
 class Flux2Family(PackedFamily):
@@ -36,20 +36,16 @@ class Flux2Family(PackedFamily):
             return None
         system = getattr(self.pipe, "system_message", None)
 
-        def render(prompt: str) -> str:
-            if system is None:
-                messages, settings = [{"role": "user", "content": prompt}], {"enable_thinking": False}
-            else:
-                messages, settings = format_input([prompt], system)[0], {}
-            generation = system is None
-            return processor.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation, **settings
-            )
+        def with_system(prompt: str) -> str:
+            return processor.apply_chat_template(format_input([prompt], system)[0], tokenize=False)
 
         tokenizer = getattr(processor, "tokenizer", processor)
-        left = tokenizer.padding_side == "left"
         encoder = TextEncoder(
-            tokenizer, self.longest_text, render=chat(render), fills_left=left, special_tokens=system is None
+            tokenizer,
+            self.longest_text,
+            render=user_turn(processor, enable_thinking=False) if system is None else chat(with_system),
+            fills_left=tokenizer.padding_side == "left",
+            special_tokens=system is None,
         )
         return reader(encoder)
 

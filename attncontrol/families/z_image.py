@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attncontrol.attention.layers import Size
 from attncontrol.families.base import TRANSFORMER_SETTINGS, BlockFamily, Call, reader
-from attncontrol.prompt.text import TextEncoder, chat
+from attncontrol.prompt.text import TextEncoder, user_turn
 
 PADDED_TO = 32
 PATCH = 2
@@ -39,14 +39,8 @@ class ZImageFamily(BlockFamily):
         tokenizer = self.pipe.tokenizer
         if tokenizer is None:
             return None
-
-        def render(prompt: str) -> str:
-            messages = [{"role": "user", "content": prompt}]
-            return tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
-            )
-
-        return reader(TextEncoder(tokenizer, self.longest_text, render=chat(render)))
+        render = user_turn(tokenizer, enable_thinking=True)
+        return reader(TextEncoder(tokenizer, self.longest_text, render=render))
 
     def example_call(self, images: int, grid: Size, text: int | None = None) -> Call:
         """Lists of latents and of text, and the noise level."""

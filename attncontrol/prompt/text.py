@@ -58,6 +58,16 @@ def chat(render: Callable[[str], str]) -> Render:
     return rendered
 
 
+def user_turn(tokenizer: Any, **settings: Any) -> Render:
+    """The prompt as what a user says in the tokenizer's chat template, up to where the answer begins."""
+
+    def rendered(prompt: str) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings)
+
+    return chat(rendered)
+
+
 @dataclass(frozen=True)
 class TextEncoder:
     """A text encoder's share of the text keys.

@@ -60,7 +60,7 @@ def test_an_image_does_not_depend_on_its_batch(tmp_path, worker, control):
 @pytest.mark.parametrize("control", [None, {"method": "attend-and-excite", "max_refinement_steps": 2}, "conform"])
 def test_but_for_rounding_no_image_depends_on_its_batch(tmp_path, worker, control):
     worker.pipe.to(torch.float64)
-    wanted = jobs(tmp_path, ROWS[:3], control=control, steps=4)
+    wanted = jobs(tmp_path, ROWS[:3], control=control)
     alone = images([worker.make([job])[0] for job in wanted])
     assert np.array_equal(images(worker.make(wanted)), alone)
 

@@ -6,7 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -27,11 +30,12 @@ for line in json.load(sys.stdin):
 """
 
 
-def run_all(lines, folder) -> list:
+def run_all(lines, folder, **environment) -> list:
     """Exit code, output, exception and heavy modules of every command line, in one process of its own."""
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input=json.dumps(lines), cwd=folder, capture_output=True, text=True
-    )
+        [sys.executable, "-c", PROGRAM], input=json.dumps(lines), cwd=folder, capture_output=True, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -151,9 +155,50 @@ def test_the_names_in_a_control(control, names):
     assert catalog.methods_of(control) == names
 
 
-@pytest.mark.parametrize("model", ["emoji", "owner/name", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
-def test_bundled_models_and_ids_pass(model):
-    checks.check_model(model)
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one model, where another name is not to be had and a third one is out of order."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self):
+        self.asked.append(self.path)
+        code = {"there": 200, "unknown": 404}.get(self.path.split("/")[1], 503)
+        self.send_response(code)
+        if code == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"0"')
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_hub_is_asked_once_for_an_id_that_is_not_in_its_cache(tmp_path):
+    """A device that there is not shows that the model passed."""
+    cached = tmp_path / "hub" / "models--cached--model"
+    for file, text in (("refs/main", "abc"), ("snapshots/abc/model_index.json", "{}")):
+        (cached / file).parent.mkdir(parents=True)
+        (cached / file).write_text(text)
+    answers = {
+        "emoji": "--device: 'gpu' is no device",
+        "cached/model": "--device: 'gpu' is no device",
+        "there/model": "--device: 'gpu' is no device",
+        "unknown/model": "--model: no diffusers checkpoint at 'unknown/model': the Hub has none of this name",
+        "broken/model": "--model: no diffusers checkpoint at 'broken/model': asking the Hub for it failed: ",
+    }
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+    lines = [["generate", "a cat", "--device", "gpu", "--model", model] for model in answers]
+    results = run_all(lines, tmp_path, HF_HUB_OFFLINE="0", **environment)
+    server.shutdown()
+    server.server_close()
+    for message, (code, output, exception, heavy) in zip(answers.values(), results, strict=True):
+        assert (code, heavy) == (2, []) and message in " ".join(output.split()), (output, exception)
+    asked = [f"/{name}/model/resolve/main/" for name in ("there", "unknown", "unknown", "broken")]
+    files = ["model_index.json", "model_index.json", "modular_model_index.json", "model_index.json"]
+    assert Hub.asked == [path + file for path, file in zip(asked, files, strict=True)]
 
 
 @pytest.mark.parametrize("model", ["/nope", "./nope", "../nope", "~/nope", "a/b/c", "nope", "C:\\nope", "nope/", ""])

@@ -218,7 +218,9 @@ def test_the_device_is_read_at_most_twice_a_round(tiny_pipe, name, variant, monk
         return latents
 
     monkeypatch.setattr(Engine, "_round", counted)
-    control = create_method(name, stop=1.0, variant=variant, step_size=1.0)
+    known, few = method_classes()[name]().settings(), {"max_refinement_steps": 2, "refinement_steps": 2}
+    quick = {key: value for key, value in few.items() if key in known}
+    control = create_method(name, stop=1.0, variant=variant, step_size=1.0, **quick)
     if variant == "reference" and not family_of(tiny_pipe).has_reference(control):
         pytest.skip("no published code of this method is for UNets")
     run(tiny_pipe, control, layout=LAYOUT if control.needs_layout else None, num_inference_steps=2)

@@ -219,7 +219,7 @@ def test_only_json_values_enter_a_recipe():
 def test_the_recipe_makes_the_same_image_again(tmp_path):
     pipe = AttentionControlPipeline.from_pipe(stable_diffusion())
     pipe.set_progress_bar_config(disable=True)
-    control = {"method": "attend-and-excite", "step_size": 50, "thresholds": {"0": 0.05}}
+    control = {"method": "attend-and-excite", "step_size": 50, "thresholds": {"0": 0.05}, "max_refinement_steps": 2}
     call = {"num_inference_steps": 3, "guidance_scale": 4.0, "negative_prompt": "a car", "height": 64, "width": 64}
     generator = torch.Generator().manual_seed(5)
     out = pipe("a cat and a red frog", control=control, generator=generator, **call)
