@@ -22,7 +22,6 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +101,16 @@ class Results:
         return [line for line in self.lines.values() if line["key"] in keys]
 
 
+def within(seconds: float, tests: list[tuple[float, str]]) -> list[str]:
+    """The first tests that take no longer together, and one at least."""
+    chosen: list[str] = []
+    for cost, name in tests:
+        if not chosen or cost <= seconds:
+            chosen.append(name)
+            seconds -= cost
+    return chosen
+
+
 def measure(cases: list[tuple[str, Mutant]], lines: Lines, results: Results, seconds: float, again: bool) -> None:
     """Tries every mutant without a result, with `again` also those that survived, for `seconds` of tests each."""
     for number, (file, mutant) in enumerate(cases, 1):
@@ -110,10 +119,7 @@ def measure(cases: list[tuple[str, Mutant]], lines: Lines, results: Results, sec
             continue
         path = PACKAGE / file
         every = lines.tests(path.as_posix(), lines_around(source(file), mutant.line))
-        ends = accumulate(cost for cost, _ in every)
-        tests = [test for (_, test), end in zip(every, ends, strict=True) if end <= seconds] or [
-            x for _, x in every[:1]
-        ]
+        tests = within(seconds, every)
         limit = 3 * seconds + FEWEST_SECONDS
         trial = try_tests(tests, path, mutated(source(file), mutant.number), limit) if tests else Trial(0, 0.0)
         line = {"key": key(file, mutant), "file": file, "line": mutant.line, "before": mutant.before}
