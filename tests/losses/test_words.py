@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attncontrol.losses.words import DISTANCES, distributions, symmetric_kl, word_distances
+from attncontrol.losses.words import DISTANCES, FAINT, distributions, symmetric_kl, word_distances
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -22,6 +22,12 @@ def test_distributions_do_not_depend_on_the_scale_of_a_map(scale):
     attention[..., 1] /= attention[..., 1].max()
     scaled = attention * torch.tensor([1, scale, 1])
     torch.testing.assert_close(distributions(scaled[None]), distributions(attention[None]), rtol=1e-5, atol=1e-7)
+
+
+def test_a_lone_pixel_as_faint_as_the_limit_has_all_of_the_distribution():
+    attention = torch.zeros(2, 2, 1)
+    attention[0, 1] = FAINT
+    assert distributions(attention[None])[0].tolist() == [[0, 1, 0, 0]]
 
 
 def test_a_map_below_the_smallest_normal_number_stays_as_it_is():
