@@ -18,17 +18,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from apps.mutation.lines import Lines, lines_around
 from apps.mutation.mutants import Mutant, mutants, mutated
-from apps.mutation.trial import Trial, import_beforehand, try_tests
+from apps.mutation.trial import CANNOT, Trial, import_beforehand, try_items, try_tests, with_collected
 
 PACKAGE = Path("attncontrol")
 FOLDERS = ("losses", "guidance", "attention")
@@ -102,25 +102,58 @@ class Results:
         return [line for line in self.lines.values() if line["key"] in keys]
 
 
-def measure(cases: list[tuple[str, Mutant]], lines: Lines, results: Results, seconds: float, again: bool) -> None:
-    """Tries every mutant without a result, with `again` also those that survived, for `seconds` of tests each."""
-    for number, (file, mutant) in enumerate(cases, 1):
-        known = results.lines.get(key(file, mutant))
-        if known and not (again and known["survived"]):
-            continue
-        path = PACKAGE / file
-        every = lines.tests(path.as_posix(), lines_around(source(file), mutant.line))
-        ends = accumulate(cost for cost, _ in every)
-        tests = [test for (_, test), end in zip(every, ends, strict=True) if end <= seconds] or [
-            x for _, x in every[:1]
+class Measurement:
+    """Tries mutants: which tests each needs, and what became of it."""
+
+    def __init__(self, lines: Lines, results: Results, seconds: float, again: bool) -> None:
+        self.lines, self.results, self.seconds, self.again = lines, results, seconds, again
+        self.out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)  # a fork's own goes nowhere
+
+    def run(self, cases: list[tuple[str, Mutant]]) -> None:
+        """Tries every mutant without a result, with `again` also those that survived."""
+        known = self.results.lines
+        waiting = [
+            case for case in cases if (line := known.get(key(*case))) is None or (self.again and line["survived"])
         ]
-        limit = 3 * seconds + FEWEST_SECONDS
-        trial = try_tests(tests, path, mutated(source(file), mutant.number), limit) if tests else Trial(0, 0.0)
+        inside = [(f, m) for f, m in waiting if lines_around(source(f), m.line) is not None]
+        with_collected(test_modules(), lambda items: self._try_inside(inside, items))
+        done = Results(self.results.path).lines
+        for file, mutant in waiting:
+            line = done.get(key(file, mutant))
+            if line is None or line == known.get(key(file, mutant)):
+                tests, path = self._tests(file, mutant), PACKAGE / file
+                self._note(file, mutant, try_tests(tests, path, mutated(source(file), mutant.number), self._limit))
+
+    @property
+    def _limit(self) -> float:
+        return 3 * self.seconds + FEWEST_SECONDS
+
+    def _try_inside(self, cases: list[tuple[str, Mutant]], items: dict[str, Any]) -> None:
+        for file, mutant in cases:
+            tests = [items[test] for test in self._tests(file, mutant)]
+            trial = try_items(tests, PACKAGE / file, mutated(source(file), mutant.number), self._limit)
+            if trial.status != CANNOT:
+                self._note(file, mutant, trial)
+
+    def _every(self, file: str, mutant: Mutant) -> list[tuple[float, str]]:
+        return self.lines.tests(PACKAGE.joinpath(file).as_posix(), lines_around(source(file), mutant.line))
+
+    def _tests(self, file: str, mutant: Mutant) -> list[str]:
+        """The first tests that take no longer than `seconds` together, and one at least if there is one."""
+        chosen: list[str] = []
+        left = self.seconds
+        for cost, name in self._every(file, mutant):
+            if not chosen or cost <= left:
+                chosen.append(name)
+                left -= cost
+        return chosen
+
+    def _note(self, file: str, mutant: Mutant, trial: Trial) -> None:
         line = {"key": key(file, mutant), "file": file, "line": mutant.line, "before": mutant.before}
         line |= {"after": mutant.after, "status": trial.status, "survived": trial.passed}
-        line |= {"tests": len(tests), "of": len(every), "seconds": round(trial.seconds, 1)}
-        results.add(line)
-        print(f"{number}/{len(cases)} {'SURVIVED' if trial.passed else 'killed'} {_described(line)}", flush=True)
+        line |= {"tests": len(self._tests(file, mutant)), "of": len(self._every(file, mutant))}
+        self.results.add(line | {"seconds": round(trial.seconds, 1)})
+        print("SURVIVED" if trial.passed else "killed", _described(line), file=self.out)
 
 
 def _described(line: dict[str, Any]) -> str:
@@ -163,15 +196,15 @@ def main() -> None:
     """Tries mutants and says which survive."""
     args = arguments()
     cases = chosen(args.only, args.sample, args.seed)
-    results, lines = Results(args.output), Lines(args.output.with_suffix(".lines.json"))
+    lines = Lines(args.output.with_suffix(".lines.json"))
     try:
         if cases:
             import_beforehand(test_modules())
             lines.trace(test_modules(), [PACKAGE.joinpath(file).as_posix() for file in files()])
-        measure(cases, lines, results, args.seconds, args.again)
+            Measurement(lines, Results(args.output), args.seconds, args.again).run(cases)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print("\n".join(report(results.current())))
+    print("\n".join(report(Results(args.output).current())))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Trying a mutant: a fork of this process imports the package with the change and runs tests.
+"""Trying a mutant: a fork of this process runs tests with the change.
 
-A fork has torch, diffusers and pytest already, which take seconds to import. It runs only tests that need no other
-process: what those start would not see the change.
+A change inside a function takes the place of the function's code, in a fork of a process that has collected all tests.
+Any other needs a fork that imports the package with it; torch, diffusers and pytest are there already. Processes that
+tests start would not see the change.
 """
 
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import importlib.abc
 import importlib.util
@@ -16,13 +18,15 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 OPTIONS = ("-n", "0", "-q", "-p", "no:cacheprovider", "-W", "ignore")
 OWN = ("attncontrol", "tests", "apps")
+CANNOT = 77  # the exit status of a trial that could not put its change in place
 SLOWEST = 20  # seconds on the clock for one of the processor: tests may wait, but not for ever
 
 
@@ -70,27 +74,93 @@ class _InThisOrder:
         items[:] = sorted((item for item in items if item.nodeid in places), key=lambda item: places[item.nodeid])
 
 
-def try_tests(tests: Sequence[str], path: Path, tree: ast.Module | None, limit: float) -> Trial:
-    """Runs tests with a module replaced until one fails, or `limit` seconds of the processor are over.
+def try_tests(tests: Sequence[str], path: Path, tree: ast.Module, limit: float) -> Trial:
+    """Runs tests with a module imported in another form until one fails, or for `limit` seconds of the processor.
 
     Args:
         tests: Their names in pytest, in the order to run them in.
         path: The module's file, relative to the folder this runs in.
-        tree: Its syntax tree; None leaves it as it is.
+        tree: Its syntax tree.
         limit: Past it the tests count as failed: a loop that does not end.
     """
 
     def run() -> int:
         import pytest
 
-        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
-        signal.alarm(int(limit * SLOWEST) + 60)
-        if tree is not None:
-            sys.meta_path.insert(0, _Mutating(".".join(path.with_suffix("").parts), path, tree))
+        _stop_after(limit)
+        sys.meta_path.insert(0, _Mutating(".".join(path.with_suffix("").parts), path, tree))
         modules = dict.fromkeys(test.partition("::")[0] for test in tests)
         return pytest.main([*OPTIONS, "-x", *modules], plugins=[_InThisOrder(tests)])
 
+    return in_a_fork(run) if tests else Trial(0, 0.0)
+
+
+class _Loop:
+    """A plugin of pytest that hands all tests to a function instead of running them."""
+
+    def __init__(self, body: Callable[[dict[str, Any]], None]) -> None:
+        self.body = body
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        self.body({item.nodeid: item for item in session.items})
+        return True
+
+
+def with_collected(modules: Sequence[str], body: Callable[[dict[str, Any]], None]) -> None:
+    """Calls a function, in a fork, with all tests of modules: pytest's items by name."""
+
+    def run() -> int:
+        import pytest
+
+        return pytest.main([*OPTIONS, *modules], plugins=[_Loop(body)])
+
+    trial = in_a_fork(run)
+    if not trial.passed:
+        raise ValueError(f"pytest ended with {trial.status}")
+
+
+def try_items(items: Sequence[Any], path: Path, tree: ast.Module, limit: float) -> Trial:
+    """The same as `try_tests` of collected tests: the functions of the module get the code of the tree's.
+
+    The trial's status is `CANNOT` where they do not fit.
+    """
+
+    def run() -> int:
+        _stop_after(limit)
+        if not _put_in_place(path, tree):
+            return CANNOT
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if item.session.testsfailed:
+                return 1
+        return 0
+
     return in_a_fork(run)
+
+
+def _put_in_place(path: Path, tree: ast.Module) -> bool:
+    codes = {(code.co_qualname, code.co_firstlineno): code for code in _codes(compile(tree, str(path), "exec"))}
+    file = str(path.resolve())
+    for function in gc.get_objects():
+        if isinstance(function, FunctionType) and function.__code__.co_filename == file:
+            code = codes.get((function.__code__.co_qualname, function.__code__.co_firstlineno))
+            try:
+                function.__code__ = code  # type: ignore[assignment]  # None is refused, too
+            except (TypeError, ValueError):  # as where there is no super() any more
+                return False
+    return True
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield inner
+            yield from _codes(inner)
+
+
+def _stop_after(limit: float) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
+    signal.alarm(int(limit * SLOWEST) + 60)
 
 
 def import_beforehand(tests: Sequence[str]) -> None:

@@ -128,12 +128,12 @@ class ForwardCapture(Capture):
             own = mask[..., queries, :] if mask is not None and mask.shape[-2] > 1 else mask
             self.store(name, deferred_probabilities(query[:, :, queries], key, own, scale, columns))
             return
+        longest = max(_length(own, key.shape[2]) for _, own in self.parts)
         masks = [None] * len(query) if mask is None else mask.expand(len(query), *mask.shape[1:])
 
         def compute(images: slice | Tensor, some: slice) -> Tensor:
             rows = range(len(query))[images] if isinstance(images, slice) else images.tolist()
             texts = [_text_part(query[i], key[i], masks[i], scale, *self.parts[i])[:, some] for i in rows]
-            longest = max(text.shape[-1] for text in texts)
             return torch.stack([F.pad(text, (0, longest - text.shape[-1])) for text in texts])
 
         image = len(range(query.shape[2])[queries])
@@ -153,6 +153,12 @@ def _text_part(
     if columns.start is None or columns.start >= 0:
         return probabilities[..., columns]
     return F.pad(probabilities[..., : columns.stop], (-columns.start, 0))
+
+
+def _length(columns: slice, keys: int) -> int:
+    """How many columns `_text_part` gives of so many keys."""
+    before = max(-(columns.start or 0), 0)
+    return before + len(range(keys)[(columns.start or 0) + before : columns.stop])
 
 
 @contextmanager

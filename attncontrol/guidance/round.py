@@ -83,7 +83,7 @@ class Round:
         tensors = [] if lengths is None else [lengths]
         for entry in new:
             loss, monitor = entry.evaluation.loss, entry.evaluation.monitor
-            tensors += [loss.detach(), (loss if monitor is None else monitor).detach()]
+            tensors += [loss, loss if monitor is None else monitor]
         numbers = torch.cat(tensors).tolist() if tensors else []
         first = 0 if lengths is None else len(lengths)
         for entry in new:

@@ -1,10 +1,21 @@
-"""Attention maps by processors that are set by hand."""
+"""Attention maps by processors that are set by hand, and what is read of scaled-dot-product attention."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from attncontrol import AttendAndExcite, attach
-from attncontrol.attention.capture import CapturingProcessor
+from attncontrol.attention import maps as attention_maps
+from attncontrol.attention.capture import (
+    CapturingProcessor,
+    ForwardCapture,
+    ForwardTruncated,
+    attention_probabilities,
+    deferred_probabilities,
+)
+from attncontrol.attention.layers import Layer
+from attncontrol.attention.maps import EVERY, LayerMap
 from tests import tiny
 
 PROMPT = "a red cat and a blue frog"
@@ -65,3 +76,103 @@ def test_maps_by_hand_change_nothing_of_a_guided_picture():
         assert torch.equal(run(pipe), guided)
     assert all(pipe.unet.attn_processors[name] is processor for name, processor in processors.items())
     assert processors["mid_block.attentions.0.transformer_blocks.0.attn2.processor"].maps.shape == (2, 4, 64, 77)
+
+
+ROWS, HEADS, LENGTH, WIDTH = 2, 4, 8, 6
+SEEN = torch.rand(ROWS, 1, LENGTH, LENGTH, generator=torch.Generator().manual_seed(2)) > 0.3
+SEEN[..., 0] = True
+MASKS = {
+    "none": None,
+    "keys of a row": SEEN[:, :, :1],
+    "keys of a query": SEEN,
+    "the same for all rows": SEEN[:1],
+    "numbers": torch.randn(ROWS, 1, LENGTH, LENGTH, generator=torch.Generator().manual_seed(3)),
+}
+SOME = [(EVERY, EVERY), (slice(1, 2), slice(1, 3)), (torch.tensor([1, 0, 1]), EVERY), (EVERY, slice(0, 1))]
+
+
+def query_and_key(key_heads=HEADS):
+    random = torch.Generator().manual_seed(0)
+    return (torch.randn(ROWS, heads, LENGTH, WIDTH, generator=random) for heads in (HEADS, key_heads))
+
+
+def softmax(query, key, mask, scale):
+    """The probabilities, as torch's own attention shows them if every value has a column of its own."""
+    values = torch.eye(LENGTH).expand(*key.shape[:2], -1, -1)
+    grouped = key.shape[1] != query.shape[1]
+    return F.scaled_dot_product_attention(query, key, values, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("mask", MASKS)
+def test_probabilities_are_those_of_torchs_own_attention(mask, scale):
+    query, key = query_and_key()
+    expected = softmax(query, key, MASKS[mask], scale)
+    torch.testing.assert_close(attention_probabilities(query, key, MASKS[mask], scale), expected)
+    for columns in (EVERY, slice(2, 5)):
+        deferred = deferred_probabilities(query, key, MASKS[mask], scale, columns)
+        assert tuple(deferred.shape) == (ROWS, HEADS, LENGTH, LENGTH)
+        for images, queries in SOME:
+            found = deferred.compute(images, queries)
+            torch.testing.assert_close(found, expected[images][:, :, queries, columns])
+
+
+class Attention(nn.Module):
+    """Hands what it is given to scaled-dot-product attention, as blocks of transformers do, and then other keys."""
+
+    def forward(self, query, key, mask, scale):
+        grouped = key.shape[1] != query.shape[1]
+        text = F.scaled_dot_product_attention(query, key, key, attn_mask=mask, scale=scale, enable_gqa=grouped)
+        return text + F.scaled_dot_product_attention(query, 2 * query, query)
+
+
+PIXELS = slice(3, None)
+PARTS = {
+    "the same of every row": [(PIXELS, slice(0, 3))] * ROWS,
+    "others of every row": [(PIXELS, slice(0, 3)), (slice(0, 5), slice(6, None))],
+    "from before the first key": [(PIXELS, slice(-2, 3))] * ROWS,
+    "to the end": [(PIXELS, slice(None))] * ROWS,
+}
+
+
+def text_part(probabilities, queries, columns):
+    own = probabilities[:, queries, : columns.stop]
+    start = columns.start or 0
+    return F.pad(own, (-start, 0)) if start < 0 else own[..., start:]
+
+
+@pytest.mark.parametrize("key_heads", [HEADS, 2])
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_images_queries_and_the_texts_keys_are_read_of_every_row(mask, parts, key_heads, monkeypatch):
+    query, key = query_and_key(key_heads)
+    for scale in (None, 0.3):
+        attention = Attention()
+        capture = ForwardCapture([], {"attn": attention, "later": Attention()}, PARTS[parts])
+        with capture.installed():
+            attention(query, key, MASKS[mask], scale)
+            deferred = capture.maps["attn"]
+        probabilities = softmax(query, key, MASKS[mask], scale)
+        texts = [text_part(row, *part) for row, part in zip(probabilities, PARTS[parts], strict=True)]
+        longest = max(text.shape[-1] for text in texts)
+        expected = torch.stack([F.pad(text, (0, longest - text.shape[-1])) for text in texts])
+        assert tuple(deferred.shape) == (ROWS, HEADS, expected.shape[2], LENGTH)
+        for images, queries in SOME:
+            torch.testing.assert_close(deferred.compute(images, queries), expected[images][:, :, queries])
+        monkeypatch.setattr(attention_maps, "PIECE", 100)  # less than those of a row
+        layer = Layer("attn", "joint", True, (1, expected.shape[2]))
+        torch.testing.assert_close(LayerMap(layer, deferred).head_sum(), expected.sum(1))
+
+
+def test_a_forward_ends_at_the_last_wanted_layer_and_its_modules_are_left_as_they_were():
+    first, second, (query, key) = Attention(), Attention(), query_and_key()
+    second.forward = own = lambda *args: Attention.forward(second, *args)
+    capture = ForwardCapture([], {"first": first, "second": second}, PARTS["to the end"])
+    for _ in range(2):
+        with capture.installed():
+            first(query, key, None, None)
+            first(query, key, None, None)  # a checkpointed block runs again
+            with pytest.raises(ForwardTruncated):
+                second(query, key, None, None)
+            assert list(capture.maps) == ["first", "second"]
+        assert not capture.maps and "forward" not in vars(first) and vars(second)["forward"] is own

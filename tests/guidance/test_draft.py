@@ -104,6 +104,7 @@ def test_a_longer_step_of_flow_matching_is_the_schedulers_own():
     scheduler.set_timesteps(5)
     latents, output = noise(0, 2)
     now, then = Level.of(scheduler, 0), Level.of(scheduler, 0.2)
+    assert now.signal == 0 < then.signal == 1 - then.noise
     expected = scheduler.step(output, scheduler.timesteps[0], latents).prev_sample
     assert torch.allclose(longer_step(latents, output, now, then, predicts(scheduler)), expected, atol=1e-5)
 

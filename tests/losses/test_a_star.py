@@ -91,6 +91,12 @@ def test_empty_maps_and_masks():
     assert gradient(segregation_terms(empty).sum() + retention_terms(empty, empty).sum(), empty)[0].isfinite().all()
 
 
+def test_the_faintest_maps_still_overlap():
+    """Two alike whose sum is the smallest normal number."""
+    faint = torch.full((2, 1, 1), torch.finfo(torch.float32).tiny / 2)
+    assert segregation_terms(faint).tolist() == [0.5]
+
+
 @given(concept_maps)
 def test_binarization_rules(maps):
     largest = maps.amax((1, 2), keepdim=True)

@@ -74,7 +74,7 @@ def test_small_loss_ends_early_steps_only():
     method = AttentionRefocusing(variant="reference")
     steps = sampling(method, 50, evaluation(loss=0.02))
     assert [len(steps[i]) for i in (0, 9, 10)] == [1, 1, 2]
-    assert len(sampling(method, 50, evaluation(loss=0.03))[0]) == 2
+    assert [len(sampling(method, 50, evaluation(loss=loss))[0]) for loss in (0.025, 0.026, 0.03)] == [1, 2, 2]
 
 
 def test_not_a_number_ends_a_step():

@@ -53,6 +53,14 @@ def test_a_good_draft_ends_the_search_for_its_image_alone():
     assert not BestStart(enough=-0.7).spares(-1.0) and not BestStart().spares(-1.0)
 
 
+def test_of_equal_drafts_the_first_counts_and_one_that_is_just_enough_ends_the_search():
+    look = Looks([[-0.75, -0.5, -0.5], [None, -0.5, -0.5]])
+    method = BestStart(starts=2, enough=-0.75)
+    chosen = method.prepare(NOISE, look)
+    assert torch.equal(chosen.noise, NOISE) and [rows for _, _, rows in look.asked] == [[0, 1, 2], [1, 2]]
+    assert method.spares(-0.75) and not method.spares(-0.74)
+
+
 def test_a_draft_that_is_not_a_number_is_never_chosen():
     look = Looks([[0.0, 0.0, 0.0], [torch.nan, -1.0, torch.nan]])
     chosen = BestStart(starts=2).prepare(NOISE, look)

@@ -147,6 +147,24 @@ def test_one_object_has_no_outside_term(attention, box):
     assert 0 <= terms.inside <= 6 and 0 <= terms.background <= 0.5 * (1 + 1e-5)
 
 
+INSIDE = [(0.05, 6, 6), (0.1, 1, 1), (0.15, 1, 1), (0.2, 1, 0), (0.3, 1, 0)]
+OUTSIDE = [(0.05, 1, 0), (0.1, 1, 0), (0.12, 1, 1), (0.15, 1, 1), (0.16, 4, 4)]
+
+
+@pytest.mark.parametrize(("inside", "outside"), list(zip(INSIDE, OUTSIDE, strict=True)))
+def test_weights_change_behind_their_bounds(inside, outside):
+    """One object fills its cell and shuns the other's; another object's maxima are those of the table."""
+    cells = torch.tensor([[[True, False]], [[False, True]]])
+    maps = torch.tensor([[[inside[0], outside[0]]], [[0.0, 1.0]]])
+    for early, own, other in ((True, inside[1], outside[1]), (False, inside[2], outside[2])):
+        terms = car_terms(maps, [0, 1], cells, [0, 1], early=early)
+        assert terms.inside.item() == pytest.approx(own * (1 - inside[0]) / 2)
+        assert terms.outside.item() == pytest.approx(other * outside[0] / 2)
+        plain = car_terms(maps, [0, 1], cells, [0, 1], early=early, release="v1")
+        assert plain.inside.item() == pytest.approx((1 - inside[0]) / 2)
+        assert plain.outside.item() == pytest.approx(outside[0] / 2)
+
+
 @given(st.integers(0, 1000), st.lists(boxes, min_size=1, max_size=4))
 def test_leak_is_the_attention_that_leaves_a_box(seed, regions):
     attention = denoiser_maps(seed).self_attention((8, 8))[0].probabilities.detach()

@@ -121,3 +121,10 @@ def test_the_bounds_themselves_are_allowed(name):
                 continue
             value = one_number(setting, default, bound)
             assert create_method(name, **{setting: value}).settings()[setting] == value
+
+
+@pytest.mark.parametrize(("name", "setting"), [("a-star", "threshold"), ("boxdiff", "top_fraction")])
+def test_shares_reach_up_to_one(name, setting):
+    assert create_method(name, **{setting: 1.0}).settings()[setting] == 1
+    with pytest.raises(ValueError, match=f"{name}: {setting} must lie in 0..1"):
+        create_method(name, **{setting: 1.01})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attncontrol.losses.words import DISTANCES, distributions, word_distances
+from attncontrol.losses.words import DISTANCES, FAINT, distributions, symmetric_kl, word_distances
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -24,6 +24,23 @@ def test_distributions_do_not_depend_on_the_scale_of_a_map(scale):
     torch.testing.assert_close(distributions(scaled[None]), distributions(attention[None]), rtol=1e-5, atol=1e-7)
 
 
+def test_a_lone_pixel_as_faint_as_the_limit_has_all_of_the_distribution():
+    attention = torch.zeros(2, 2, 1)
+    attention[0, 1] = FAINT
+    assert distributions(attention[None])[0].tolist() == [[0, 1, 0, 0]]
+
+
 def test_a_map_below_the_smallest_normal_number_stays_as_it_is():
     attention = torch.ones(2, 2, 2) * torch.tensor([1e-40, 0])
     assert distributions(attention[None])[0].equal(attention.flatten(0, 1).T)
+
+
+def test_a_share_of_one_counts_as_a_little_less():
+    """As in the published code: there the logarithm is constant, and so the weight alone has a gradient."""
+    p, q = torch.tensor([[1.0, 0.0]], requires_grad=True), torch.tensor([[0.5, 0.5]])
+    eps = torch.finfo(p.dtype).eps
+    distance = symmetric_kl(p, q)
+    logs = torch.tensor([1 - eps, eps]).log() - q.log()
+    torch.testing.assert_close(distance, ((p - q) * logs).sum(-1) / 2)
+    distance.sum().backward()
+    torch.testing.assert_close(p.grad, logs / 2)
