@@ -1,4 +1,4 @@
-"""Chooses the demo's examples by measurement: `python -m apps.demo_examples --model emoji`.
+"""Chooses the demo's examples by measurement: `python -m apps.demo_examples`.
 
 With --pictures it only draws those that are in examples.json, plain and with control, and keeps their attention maps
 and recipes, for the page to show at once.
@@ -31,10 +31,9 @@ from attncontrol.images.sampling import Sampling
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import resolve_control
-from attncontrol.models import BUNDLED, default_guidance_scale
+from attncontrol.models import BUNDLED, DEFAULT_MODEL, default_guidance_scale, default_steps
 from attncontrol.prompt import structure_of
 
-STEPS = 30
 PROMPTS = {
     "objects": ("a cat and a frog", "a bird and a suitcase", "a lion and a clock", "a dog and a bench"),
     "colours": ("a red crown and a blue bow", "a green backpack and a yellow bowl", "a blue car and a red balloon"),
@@ -127,7 +126,7 @@ def request_for(model: str, pipe: Any, prompt: str, boxed: bool, maps: bool = Fa
         placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
         layout = {entity.text: [list(box) for box in regions] for entity, regions in placed}
     scale = default_guidance_scale(model)
-    return Request(model, prompt, Sampling(STEPS, scale), layout=layout, layout_json=layout, maps=maps)
+    return Request(model, prompt, Sampling(default_steps(model), scale), layout=layout, layout_json=layout, maps=maps)
 
 
 def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
@@ -145,7 +144,7 @@ def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measures, chooses, and writes examples.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=tuple(BUNDLED), default="emoji")
+    parser.add_argument("--model", choices=tuple(BUNDLED), default=DEFAULT_MODEL)
     parser.add_argument("--methods", help="separated by commas; all if absent")
     parser.add_argument("--seeds", type=int, default=8, help="how many, from 0 on")
     parser.add_argument("--each", type=int, default=2, help="examples of each kind")
@@ -157,9 +156,9 @@ def main() -> None:
         known = json.loads(file.read_text(encoding="utf-8"))
     else:
         methods = arguments.methods.split(",") if arguments.methods else list(method_classes())
-        facts = {"model": model, "seeds": arguments.seeds, "steps": STEPS, "versions": package_versions()}
+        facts = {"model": model, "seeds": arguments.seeds, "steps": default_steps(model)}
         measured = measure(model, pipe, methods, range(arguments.seeds))
-        known = {"measured": facts, "examples": choose(measured, arguments.each)}
+        known = {"measured": {**facts, "versions": package_versions()}, "examples": choose(measured, arguments.each)}
     if not known["examples"]:
         raise SystemExit("no candidate gains anything: the examples stay as they are")
     file.parent.mkdir(parents=True, exist_ok=True)

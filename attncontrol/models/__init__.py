@@ -5,10 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 BUNDLED = {name: Path(__file__).parent / name.replace("-", "_") for name in ("emoji", "emoji-flux")}
+DEFAULT_MODEL = "emoji-flux"
+"""The model of every command, and of the demo, that is not told another one."""
+DEFAULT_UNET = "emoji"
+"""The same for what needs a UNet: `edit` and `invert`."""
 
 
 def resolve(name_or_path: str | Path) -> str:
@@ -29,17 +34,39 @@ def default_guidance_scale(name_or_path: str | Path) -> float:
     call = default_call(name_or_path)
     if "guidance_scale" in call:
         return call["guidance_scale"]
+    name, parameters = _pipeline(name_or_path)
+    if "guidance_scale" not in parameters:
+        raise ValueError(f"the checkpoint {str(name_or_path)!r} is a {name}, which has no guidance scale")
+    return parameters["guidance_scale"].default
+
+
+def default_steps(name_or_path: str | Path) -> int:
+    """The sampling steps programs take for a model unless they are told others: a bundled model's own, else 30."""
+    return default_call(name_or_path).get("num_inference_steps", 30)
+
+
+@functools.lru_cache(maxsize=64)
+def heeds_negative_prompt(name_or_path: str | Path) -> bool:
+    """Whether a negative prompt has an effect: not where guidance is distilled into the model, as in FLUX.
+
+    Raises:
+        ValueError: If there is no checkpoint.
+    """
+    _, parameters = _pipeline(name_or_path)
+    scale = parameters.get("true_cfg_scale")
+    return "negative_prompt" in parameters and (scale is None or scale.default > 1)
+
+
+def _pipeline(name_or_path: str | Path) -> tuple[str, Mapping[str, inspect.Parameter]]:
+    """The pipeline that a checkpoint names, and what its call takes."""
     import diffusers
 
     try:
         index = diffusers.DiffusionPipeline.load_config(resolve(name_or_path))
     except OSError as error:
         raise ValueError(f"no diffusers checkpoint at {str(name_or_path)!r}: {error}") from error
-    name = index.get("_class_name")
-    parameters = inspect.signature(getattr(diffusers, str(name), object).__call__).parameters
-    if "guidance_scale" not in parameters:
-        raise ValueError(f"the checkpoint {str(name_or_path)!r} is a {name}, which has no guidance scale")
-    return parameters["guidance_scale"].default
+    name = str(index.get("_class_name"))
+    return name, inspect.signature(getattr(diffusers, name, object).__call__).parameters
 
 
 def default_call(name_or_path: str | Path) -> dict[str, Any]:
