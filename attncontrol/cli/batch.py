@@ -12,7 +12,7 @@ from attncontrol.arguments import DEFAULT_CONTROL
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.loading import console
-from attncontrol.models import DEFAULT_MODEL, default_steps, heeds_negative_prompt
+from attncontrol.models import DEFAULT_MODEL, default_steps, heeds_negative_prompt, stock_pipeline
 
 if TYPE_CHECKING:
     from attncontrol.batch import Counts, OutputFolder, Plan, WorkerSettings
@@ -131,7 +131,7 @@ def batch(
         typer.echo(f"seed {first}")
     tuned = settings_of_checkpoint(model)
     with option("--model"):
-        heeds = heeds_negative_prompt(model)
+        heeds = heeds_negative_prompt(stock_pipeline(model))
     plan = Plan(
         names, defaults, skip_invalid, limit, part_of, tuned=tuned, prompt_column=prompt_column, copies=copies,
         heeds_negative_prompt=heeds,

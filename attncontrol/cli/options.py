@@ -144,12 +144,12 @@ def read_seed(text: str) -> int:
 
 def check_negative_prompt(text: str, model: str) -> None:
     """Raises ValueError for a negative prompt that the model would not heed."""
-    from attncontrol.models import heeds_negative_prompt
+    from attncontrol.models import heeds_negative_prompt, stock_pipeline
 
     if not text:
         return
     with option("--model"):
-        heeded = heeds_negative_prompt(model)
+        heeded = heeds_negative_prompt(stock_pipeline(model))
     if not heeded:
         raise ValueError(
             f"--negative-prompt: the model {model!r} heeds none, since it draws without classifier-free guidance: "

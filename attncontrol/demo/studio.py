@@ -89,7 +89,7 @@ class Studio:
     @property
     def takes_negative_prompt(self) -> bool:
         """Whether a negative prompt has an effect."""
-        return heeds_negative_prompt(self.model)
+        return heeds_negative_prompt(self.pipe.stock_name)
 
     @property
     def has_gates(self) -> bool:

@@ -34,7 +34,8 @@ def default_guidance_scale(name_or_path: str | Path) -> float:
     call = default_call(name_or_path)
     if "guidance_scale" in call:
         return call["guidance_scale"]
-    name, parameters = _pipeline(name_or_path)
+    name = stock_pipeline(name_or_path)
+    parameters = _call_parameters(name)
     if "guidance_scale" not in parameters:
         raise ValueError(f"the checkpoint {str(name_or_path)!r} is a {name}, which has no guidance scale")
     return parameters["guidance_scale"].default
@@ -45,28 +46,33 @@ def default_steps(name_or_path: str | Path) -> int:
     return default_call(name_or_path).get("num_inference_steps", 30)
 
 
-@functools.lru_cache(maxsize=64)
-def heeds_negative_prompt(name_or_path: str | Path) -> bool:
-    """Whether a negative prompt has an effect: not where guidance is distilled into the model, as in FLUX.
-
-    Raises:
-        ValueError: If there is no checkpoint.
-    """
-    _, parameters = _pipeline(name_or_path)
+def heeds_negative_prompt(pipeline: str) -> bool:
+    """Whether a negative prompt has an effect in a stock pipeline: not where guidance is distilled, as in FLUX."""
+    parameters = _call_parameters(pipeline)
     scale = parameters.get("true_cfg_scale")
     return "negative_prompt" in parameters and (scale is None or scale.default > 1)
 
 
-def _pipeline(name_or_path: str | Path) -> tuple[str, Mapping[str, inspect.Parameter]]:
-    """The pipeline that a checkpoint names, and what its call takes."""
+@functools.lru_cache(maxsize=64)
+def stock_pipeline(name_or_path: str | Path) -> str:
+    """The name of the pipeline that a checkpoint is of.
+
+    Raises:
+        ValueError: If there is no checkpoint.
+    """
     import diffusers
 
     try:
         index = diffusers.DiffusionPipeline.load_config(resolve(name_or_path))
     except OSError as error:
         raise ValueError(f"no diffusers checkpoint at {str(name_or_path)!r}: {error}") from error
-    name = str(index.get("_class_name"))
-    return name, inspect.signature(getattr(diffusers, name, object).__call__).parameters
+    return str(index.get("_class_name"))
+
+
+def _call_parameters(pipeline: str) -> Mapping[str, inspect.Parameter]:
+    import diffusers
+
+    return inspect.signature(getattr(diffusers, pipeline, object).__call__).parameters
 
 
 def default_call(name_or_path: str | Path) -> dict[str, Any]:
