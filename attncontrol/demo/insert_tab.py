@@ -66,7 +66,7 @@ class InsertTab:
         self.job.field("thing", gr.Textbox("a cat", label="What to insert", elem_id="edit-thing"))
 
     def _sampling(self) -> None:
-        label = "What it should show then; without words the two of them, joined by “and”"
+        label = "What it should show then; if this is empty: both, joined by “and”"
         self.job.field("to", gr.Textbox(label=label, max_lines=4, elem_id="edit-to"))
         known = {**CALL, **default_call(self.studio.model)}
         with gr.Row():

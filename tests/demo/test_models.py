@@ -84,6 +84,9 @@ def test_the_tab_edit_of_the_default_page_inserts_and_says_which_page_changes_wo
     expect(page.locator("#edit-status")).to_contain_text("Done")
     expect(page.locator("#edit-result .sides .frame img")).to_have_count(2)
     expect(page.locator("#edit-result .sides .verdict")).to_contain_text(["red car", "cat"])
+    expect(page.locator("#edit-result .map-step")).to_have_count(0)  # a mask has no steps
+    page.locator("#edit-result .attention").get_by_role("button", name="a cat").click()
+    expect(page.locator("#edit-result .heat").last).to_be_visible()
 
 
 def test_the_tab_compare_of_the_default_page_judges_every_picture(visit, default_server):
