@@ -1,12 +1,12 @@
-"""Chooses the demo's examples by measurement: `python -m apps.demo_examples --model emoji`.
+"""Chooses the demo's examples by measurement: `python -m apps.demo_examples`.
 
 With --pictures it only draws those that are in examples.json, plain and with control, and keeps their attention maps
 and recipes, for the page to show at once.
 
 Every candidate, a prompt with a method, is drawn plain and with control on the same seeds, and the oracle judges both.
-Of each kind (objects, colours, boxes) the candidates that gain most are kept, each with the first seed where plain
-sampling fails and control succeeds; kinds without such a seed are left out. A candidate with boxes succeeds where
-every object also has its centre in its box, as in `apps.benchmark_faithfulness`.
+Of each kind (objects, colours, boxes) the candidates that gain most are kept, each with the seed where plain sampling
+fails, control succeeds, and the oracle is surest of both; kinds without such a seed are left out. A candidate with
+boxes succeeds where every object also has its centre in its box, as in `apps.benchmark_faithfulness`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from attncontrol.demo import examples as stored
 from attncontrol.demo import verdicts
 from attncontrol.demo.result_view import sheet_of
 from attncontrol.demo.widgets import boxes_of
+from attncontrol.evaluation import oracle
 from attncontrol.families import family_of
 from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.images.files import write_text
@@ -31,10 +32,9 @@ from attncontrol.images.sampling import Sampling
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import resolve_control
-from attncontrol.models import BUNDLED, default_guidance_scale
+from attncontrol.models import BUNDLED, DEFAULT_MODEL, default_guidance_scale, default_steps
 from attncontrol.prompt import structure_of
 
-STEPS = 30
 PROMPTS = {
     "objects": ("a cat and a frog", "a bird and a suitcase", "a lion and a clock", "a dog and a bench"),
     "colours": ("a red crown and a blue bow", "a green backpack and a yellow bowl", "a blue car and a red balloon"),
@@ -44,13 +44,14 @@ PROMPTS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate and, seed by seed, whether plain sampling and control succeeded."""
+    """A candidate and, seed by seed, whether plain sampling and control succeeded, and how clearly that is seen."""
 
     kind: str
     prompt: str
     method: str
     plain: tuple[bool, ...]
     controlled: tuple[bool, ...]
+    clear: tuple[float, ...]
 
     @property
     def gain(self) -> int:
@@ -58,9 +59,10 @@ class Measured:
 
     @property
     def seed(self) -> int | None:
-        """The first where only control succeeds."""
-        pairs = enumerate(zip(self.plain, self.controlled, strict=True))
-        return next((seed for seed, (before, after) in pairs if after and not before), None)
+        """Of those where only control succeeds the one where that is seen best; None if there are none."""
+        rows = enumerate(zip(self.plain, self.controlled, self.clear, strict=True))
+        found = {seed: clear for seed, (before, after, clear) in rows if after and not before}
+        return max(found, key=found.__getitem__, default=None)
 
     def as_example(self) -> dict[str, Any]:
         """The entry of examples.json."""
@@ -81,6 +83,22 @@ def states(drawn: Drawn) -> verdicts.States:
     return verdicts.states(recipe.model, recipe.prompt, drawn.image, boxes_of(recipe.layout))
 
 
+def clearness(plain: Drawn, controlled: Drawn) -> float:
+    """How sure the oracle is that all is there with control and, if something is missing without, of that: 0..1."""
+    without, with_control = (_scores(drawn) for drawn in (plain, controlled))
+    missing = [name.split()[-1] for name, state in states(plain) if state == verdicts.MISSING]
+    return min(with_control.values()) * (1 - min((without[name] for name in missing), default=0.0))
+
+
+def _scores(drawn: Drawn) -> dict[str, float]:
+    """The oracle's best score for every thing that the prompt names."""
+    scores = {name: 0.0 for name, _ in oracle.expected_from_prompt(drawn.recipe.prompt)}
+    for found in oracle.detect(drawn.image, threshold=0.05)[0]:
+        if found.object in scores:
+            scores[found.object] = max(scores[found.object], found.score)
+    return scores
+
+
 def measure(model: str, pipe: Any, methods: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
     """All candidates: methods that need a layout for boxes, the others for objects and colours."""
     measured = []
@@ -88,17 +106,17 @@ def measure(model: str, pipe: Any, methods: Sequence[str], seeds: Sequence[int])
         for prompt in prompts:
             request = request_for(model, pipe, prompt, boxed=kind == "boxes")
 
-            def successes(control: str | None, request: Request = request) -> tuple[bool, ...]:
+            def pictures(control: str | None, request: Request = request) -> list[Drawn]:
                 methods = resolve_control(control, pipe.tuned_settings)
-                return tuple(success(draw(pipe, request, methods, s, lambda _: None)) for s in seeds)
+                return [draw(pipe, request, methods, s, lambda _: None) for s in seeds]
 
-            plain = successes(None)
+            plain = pictures(None)
             for name in methods:
                 if method_classes()[name].needs_layout == (kind == "boxes"):
-                    measured.append(Measured(kind, prompt, name, plain, successes(name)))
-                    print(
-                        kind, prompt, name, f"plain {sum(plain)}, control {sum(measured[-1].controlled)}", flush=True
-                    )
+                    controlled = pictures(name)
+                    right = (tuple(map(success, side)) for side in (plain, controlled))
+                    measured.append(Measured(kind, prompt, name, *right, tuple(map(clearness, plain, controlled))))
+                    print(measured[-1], flush=True)
     return measured
 
 
@@ -127,7 +145,7 @@ def request_for(model: str, pipe: Any, prompt: str, boxed: bool, maps: bool = Fa
         placed = zip(structure.entities, automatic_layout(structure).regions, strict=True)
         layout = {entity.text: [list(box) for box in regions] for entity, regions in placed}
     scale = default_guidance_scale(model)
-    return Request(model, prompt, Sampling(STEPS, scale), layout=layout, layout_json=layout, maps=maps)
+    return Request(model, prompt, Sampling(default_steps(model), scale), layout=layout, layout_json=layout, maps=maps)
 
 
 def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
@@ -145,7 +163,7 @@ def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measures, chooses, and writes examples.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=tuple(BUNDLED), default="emoji")
+    parser.add_argument("--model", choices=tuple(BUNDLED), default=DEFAULT_MODEL)
     parser.add_argument("--methods", help="separated by commas; all if absent")
     parser.add_argument("--seeds", type=int, default=8, help="how many, from 0 on")
     parser.add_argument("--each", type=int, default=2, help="examples of each kind")
@@ -157,9 +175,9 @@ def main() -> None:
         known = json.loads(file.read_text(encoding="utf-8"))
     else:
         methods = arguments.methods.split(",") if arguments.methods else list(method_classes())
-        facts = {"model": model, "seeds": arguments.seeds, "steps": STEPS, "versions": package_versions()}
+        facts = {"model": model, "seeds": arguments.seeds, "steps": default_steps(model)}
         measured = measure(model, pipe, methods, range(arguments.seeds))
-        known = {"measured": facts, "examples": choose(measured, arguments.each)}
+        known = {"measured": {**facts, "versions": package_versions()}, "examples": choose(measured, arguments.each)}
     if not known["examples"]:
         raise SystemExit("no candidate gains anything: the examples stay as they are")
     file.parent.mkdir(parents=True, exist_ok=True)

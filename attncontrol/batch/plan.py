@@ -28,7 +28,7 @@ class Plan:
     the rows the i-th, from 1 on, a row's part depending on its id alone. `skip_invalid`: leave out rows with
     problems. `allow_files`: whether layouts may name files. `tuned`: settings of methods tuned for the model.
     `prompt_column`: the column or key of the prompt where it is not called so. `copies`: where the content of a file
-    lies that can be read once only, such as a pipe.
+    lies that can be read once only, such as a pipe. `heeds_negative_prompt`: whether the model does.
     """
 
     files: Sequence[Path]
@@ -40,6 +40,7 @@ class Plan:
     tuned: Mapping[str, Any] = field(default_factory=dict)
     prompt_column: str | None = None
     copies: Mapping[Path, Path] = field(default_factory=dict)
+    heeds_negative_prompt: bool = True
 
     def content(self, file: Path) -> Path:
         """What is read for a file of `files`."""
@@ -59,15 +60,18 @@ class Plan:
             ValueError: For defaults that no row may have.
         """
         check_defaults(self.defaults)
-        jobs = problems = 0
+        jobs = problems = unheeded = 0
         for item in self._rows():
             if isinstance(item, Problem):
                 report(item)
                 problems += 1
             elif self._in_shard(item.id):
                 jobs += len(item.row.all_seeds)
+                unheeded += bool(item.row.negative_prompt) and not self.heeds_negative_prompt
             if enough is not None and max(jobs, problems) > enough:
                 break
+        if unheeded:
+            warnings.warn("the model heeds no negative prompt: those of the rows have no effect", stacklevel=2)
         return jobs if self.limit is None else min(jobs, self.limit)
 
     def jobs(self) -> Iterator[Job]:

@@ -18,7 +18,7 @@ from attncontrol.guidance.record import ImageRecord
 from attncontrol.images.recipe import Recipe, package_versions, recipe_of
 from attncontrol.images.visualize import labelled_grid, overlay, subject_maps
 from attncontrol.losses.combining import resolve_control
-from attncontrol.models import default_call
+from attncontrol.models import DEFAULT_MODEL, default_call
 from attncontrol.pipelines import AttentionControlPipeline
 from attncontrol.prompt import parse_prompt
 
@@ -51,9 +51,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How to load the model. `model`: "emoji", an id or a folder; `device`: None for a GPU if there is one."""
+    """How to load the model. `model`: a bundled one, an id or a folder; `device`: None for a GPU if there is one."""
 
-    model: str = "emoji"
+    model: str = DEFAULT_MODEL
     dtype: str = "float32"
     device: str | None = None
     memory: str = "auto"

@@ -12,6 +12,7 @@ from attncontrol.arguments import DEFAULT_CONTROL
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.loading import console
+from attncontrol.models import DEFAULT_MODEL, default_steps, heeds_negative_prompt, stock_pipeline
 
 if TYPE_CHECKING:
     from attncontrol.batch import Counts, OutputFolder, Plan, WorkerSettings
@@ -47,11 +48,11 @@ def batch(
         ),
     ] = "0",
     images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", help="How many.")] = 1,
-    steps: options.Steps = 30,
+    steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
     height: options.Height = None,
-    model: options.Model = "emoji",
+    model: options.Model = DEFAULT_MODEL,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a GPU if there is one by default.")
     ] = None,
@@ -104,6 +105,7 @@ def batch(
     checks.check_settings(control, assignments)
     with console.status("starting"):
         guidance = options.read_guidance_scale(guidance_scale, model)
+        options.check_negative_prompt(negative_prompt, model)
         parts = options.read_control(control, assignments, model)
         gates = options.read_grounding_option(grounding, grounding_beta)
 
@@ -118,7 +120,7 @@ def batch(
         "negative_prompt": negative_prompt,
         "seed": first,
         "images_per_prompt": images_per_prompt,
-        "steps": steps,
+        "steps": steps or default_steps(model),
         "guidance_scale": guidance,
         "width": width,
         "height": height,
@@ -128,7 +130,12 @@ def batch(
     if seed == "random":
         typer.echo(f"seed {first}")
     tuned = settings_of_checkpoint(model)
-    plan = Plan(names, defaults, skip_invalid, limit, part_of, tuned=tuned, prompt_column=prompt_column, copies=copies)
+    with option("--model"):
+        heeds = heeds_negative_prompt(stock_pipeline(model))
+    plan = Plan(
+        names, defaults, skip_invalid, limit, part_of, tuned=tuned, prompt_column=prompt_column, copies=copies,
+        heeds_negative_prompt=heeds,
+    )  # fmt: skip
     with console.status("checking the prompt files"):
         total = _check(plan)
     if not total:

@@ -12,6 +12,7 @@ from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, read_seeds, slug
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
+from attncontrol.models import BUNDLED, DEFAULT_MODEL, default_steps
 
 
 def compare(
@@ -28,11 +29,11 @@ def compare(
     subjects: options.Subjects = None,
     layout: options.LayoutFile = None,
     negative_prompt: options.NegativePrompt = "",
-    steps: options.Steps = 30,
+    steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
     height: options.Height = None,
-    model: options.Model = "emoji",
+    model: options.Model = DEFAULT_MODEL,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     memory: options.Memory = "auto",
@@ -48,6 +49,7 @@ def compare(
     names = [name for name in options.split_list(controls) if name != PLAIN]
     if not names:
         raise ValueError("--controls: name at least one method; `attncontrol methods` lists them")
+    steps = steps or default_steps(model)
     checks.check_prompt(prompt)
     checks.check_controls("--controls", names)
     checks.check_layout(layout, names)
@@ -60,6 +62,7 @@ def compare(
     with console.status("starting"):
         columns = [options.read_control(name, {}, model) for name in (PLAIN, *names)]
         guidance = options.read_guidance_scale(guidance_scale, model)
+        options.check_negative_prompt(negative_prompt, model)
         placed = options.read_layout_option(layout)
 
         from attncontrol.images.drawing import Request, draw
@@ -82,7 +85,7 @@ def compare(
 
 def _verdicts(model: str, prompt: str, titles: list[str], numbers: list[int], drawn) -> Iterator[str]:
     """What the oracle sees in every image, for a model of its world: "seed 0  plain  cat: yes, red frog: no"."""
-    if model != "emoji":
+    if model not in BUNDLED:
         return
     from attncontrol.evaluation import oracle
 

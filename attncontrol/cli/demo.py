@@ -10,10 +10,11 @@ import typer
 
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
+from attncontrol.models import DEFAULT_MODEL
 
 
 def demo(
-    model: options.Model = "emoji",
+    model: options.Model = DEFAULT_MODEL,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets other machines reach the page.")] = "127.0.0.1",

@@ -13,6 +13,7 @@ from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.invert import check_text, inverted, save_picture
 from attncontrol.cli.loading import check_targets, load_pipeline, step_progress
+from attncontrol.models import DEFAULT_UNET, default_steps
 
 INVERSION = ".safetensors"
 
@@ -47,11 +48,11 @@ def edit(
         list[str] | None,
         typer.Option("--weight", metavar="WORD=FACTOR", help="Multiply the attention of a word of --to."),
     ] = None,
-    steps: options.Steps = 30,
+    steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
     height: options.Height = None,
-    model: options.Model = "emoji",
+    model: options.UNetModel = DEFAULT_UNET,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     output: options.Output = Path("outputs"),
@@ -66,7 +67,7 @@ def edit(
         image, prompt, to, seed, nouns, {"--width": width, "--height": height, "--guidance-scale": guidance_scale}
     )
     checks.check_run(width, height, model, device, output)
-    number = options.read_seed(seed)
+    steps, number = steps or default_steps(model), options.read_seed(seed)
     factors = _read_weights(weights)
     stem = f"{Path(image).stem if image else number}_{slug(to)}"
     before, after = output / f"{stem}_before.png", output / f"{stem}.png"

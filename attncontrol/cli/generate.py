@@ -11,6 +11,7 @@ import typer
 from attncontrol.arguments import DEFAULT_CONTROL, PLAIN, slug
 from attncontrol.cli import checks, options
 from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
+from attncontrol.models import DEFAULT_MODEL, default_steps
 
 
 def generate(
@@ -31,11 +32,11 @@ def generate(
         str, typer.Option("--seed", metavar="NUMBER", help="Of the first image, the next ones count on; or 'random'.")
     ] = "random",
     images: Annotated[int, typer.Option("--images", min=1, help="How many.")] = 1,
-    steps: options.Steps = 30,
+    steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
     height: options.Height = None,
-    model: options.Model = "emoji",
+    model: options.Model = DEFAULT_MODEL,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     memory: options.Memory = "auto",
@@ -49,6 +50,7 @@ def generate(
 
     Every PNG carries its whole recipe: prompt, seed, model, method, settings, subjects, versions.
     """
+    steps = steps or default_steps(model)
     checks.check_prompt(prompt)
     checks.check_controls("--control", [control])
     checks.check_layout(layout, [control])
@@ -62,6 +64,7 @@ def generate(
     with console.status("starting"):
         methods = options.read_control(control, assignments, model)
         guidance = options.read_guidance_scale(guidance_scale, model)
+        options.check_negative_prompt(negative_prompt, model)
         placed = options.read_layout_option(layout)
         gates = options.read_grounding_option(grounding, grounding_beta)
 

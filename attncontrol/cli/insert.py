@@ -12,6 +12,7 @@ from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.invert import save_picture
 from attncontrol.cli.loading import check_targets, load_pipeline, step_progress
+from attncontrol.models import DEFAULT_MODEL
 
 
 def insert(
@@ -50,7 +51,7 @@ def insert(
     height: options.Height = None,
     model: Annotated[
         str, typer.Option("--model", metavar="ID", help="'emoji-flux', the bundled one, or a FLUX.1 id or folder.")
-    ] = "emoji-flux",
+    ] = DEFAULT_MODEL,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     output: options.Output = Path("outputs"),

@@ -11,6 +11,7 @@ import typer
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
+from attncontrol.models import DEFAULT_UNET, default_steps
 
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG, WebP.", show_default=False)]
 
@@ -20,11 +21,11 @@ def invert(
     prompt: Annotated[str, typer.Option("--prompt", help="What the picture shows.", show_default=False)],
     method: options.Inversion = "null-text",
     nouns: options.Nouns = None,
-    steps: options.Steps = 30,
+    steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
     height: options.Height = None,
-    model: options.Model = "emoji",
+    model: options.UNetModel = DEFAULT_UNET,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     memory: Annotated[
@@ -42,7 +43,7 @@ def invert(
         check_text(prompt)
     checks.check_picture(image)
     checks.check_run(width, height, model, device, output)
-    stem = f"{Path(image).stem}_{method}"
+    steps, stem = steps or default_steps(model), f"{Path(image).stem}_{method}"
     path, again = output / f"{stem}.safetensors", output / f"{stem}.png"
     if not cost:
         check_targets([again], overwrite)

@@ -11,6 +11,7 @@ from attncontrol.arguments import PLAIN, slug
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
 from attncontrol.cli.loading import check_targets, console, load_pipeline, step_progress
+from attncontrol.models import DEFAULT_MODEL, default_steps
 
 
 def maps(
@@ -29,11 +30,11 @@ def maps(
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="MIB", help="Most memory of the maps.")] = 1024,
     negative_prompt: options.NegativePrompt = "",
     seed: options.Seed = "random",
-    steps: options.Steps = 30,
+    steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
     height: options.Height = None,
-    model: options.Model = "emoji",
+    model: options.Model = DEFAULT_MODEL,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     output: options.Output = Path("outputs"),
@@ -44,11 +45,13 @@ def maps(
     The maps are saved as safetensors [steps, layers, heads, words, height, width], and over the image as a picture
     with a row for every layer that is kept apart.
     """
+    steps = steps or default_steps(model)
     checks.check_prompt(prompt)
     checks.check_run(width, height, model, device, output)
     chosen, number = _numbers(only_steps, steps), options.read_seed(seed)
     with console.status("starting"):
         guidance = options.read_guidance_scale(guidance_scale, model)
+        options.check_negative_prompt(negative_prompt, model)
 
         from safetensors.torch import save_file
 

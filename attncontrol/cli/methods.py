@@ -9,6 +9,7 @@ import typer
 from attncontrol.arguments import nearest
 from attncontrol.cli import catalog, checks, options
 from attncontrol.cli.errors import option
+from attncontrol.models import DEFAULT_MODEL, default_steps
 
 
 def methods(
@@ -18,8 +19,8 @@ def methods(
     cost: Annotated[
         bool, typer.Option("--cost", help="What each costs with --model: arithmetic and memory, counted, not run.")
     ] = False,
-    model: options.Model = "emoji",
-    steps: options.Steps = 50,
+    model: options.Model = DEFAULT_MODEL,
+    steps: options.Steps = None,
     width: options.Width = None,
     height: options.Height = None,
     dtype: options.Dtype = "float32",
@@ -33,7 +34,7 @@ def methods(
     if cost:
         checks.check_size(width, height)
         checks.check_model(model)
-        Console().print(_costs(parts, model, steps, width, height, dtype))
+        Console().print(_costs(parts, model, steps or default_steps(model), width, height, dtype))
     elif name is None:
         Console().print(_overview())
     else:

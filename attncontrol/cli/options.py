@@ -52,12 +52,18 @@ GroundingBeta = Annotated[
 ]
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What not to draw.", show_default=False)]
 Seed = Annotated[str, typer.Option("--seed", metavar="NUMBER", help="Of the noise; or 'random'.")]
-Steps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", min=1, max=1000, help="Sampling steps; the model's by default: 28 for emoji-flux, else 30."
+    ),
+]
 GuidanceScale = Annotated[
     float | None,
     typer.Option(
         "--guidance-scale",
-        help="Classifier-free guidance scale; the model's by default: 3 for the bundled one, 5 for XL, else 7.5.",
+        help="Guidance scale; the model's by default: 3.5 for emoji-flux, 3 for emoji, 5 for XL, 7.5 for other Stable "
+        "Diffusions.",
     ),
 ]
 Width = Annotated[
@@ -67,6 +73,14 @@ Height = Annotated[
     int | None, typer.Option("--height", min=8, help="In pixels, a multiple of 8; the model's by default.")
 ]
 Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="ID",
+        help="'emoji-flux', the bundled FLUX, 'emoji', the bundled Stable Diffusion, or the id or folder of another.",
+    ),
+]
+UNetModel = Annotated[
     str,
     typer.Option("--model", metavar="ID", help="'emoji', the bundled one, or a Stable Diffusion id or folder."),
 ]
@@ -126,6 +140,21 @@ def read_seed(text: str) -> int:
     if not is_seed(text):
         raise ValueError(f"--seed: {text!r} must be a whole number from 0 to {LARGEST_SEED}, or 'random'")
     return int(text)
+
+
+def check_negative_prompt(text: str, model: str) -> None:
+    """Raises ValueError for a negative prompt that the model would not heed."""
+    from attncontrol.models import heeds_negative_prompt, stock_pipeline
+
+    if not text:
+        return
+    with option("--model"):
+        heeded = heeds_negative_prompt(stock_pipeline(model))
+    if not heeded:
+        raise ValueError(
+            f"--negative-prompt: the model {model!r} heeds none, since it draws without classifier-free guidance: "
+            "leave the option out, or give --model a Stable Diffusion, as 'emoji'"
+        )
 
 
 def split_list(text: str) -> list[str]:

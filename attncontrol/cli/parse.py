@@ -11,10 +11,10 @@ import typer
 
 from attncontrol.cli import checks, options
 from attncontrol.cli.errors import option
-from attncontrol.models import resolve
+from attncontrol.models import DEFAULT_MODEL, resolve
 
 
-def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: options.Model = "emoji") -> None:
+def parse(prompt: options.Prompt, subjects: options.Subjects = None, model: options.Model = DEFAULT_MODEL) -> None:
     """Show what the library reads in a prompt.
 
     Its entities, their modifiers and token indices, and the words that each method works on.

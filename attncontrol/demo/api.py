@@ -27,7 +27,7 @@ from attncontrol.images.drawing import draw
 from attncontrol.layout import automatic_layout
 from attncontrol.losses import method_classes
 from attncontrol.losses.presets import PRESETS
-from attncontrol.models import default_guidance_scale
+from attncontrol.models import default_guidance_scale, default_steps
 from attncontrol.prompt import structure_of
 
 
@@ -38,7 +38,7 @@ class Api:
         self.studio, self.limits = studio, limits
         with gr.Column(visible=False):
             prompt = gr.Textbox(label="prompt")
-            steps = gr.Number(30, label="steps")
+            steps = gr.Number(min(default_steps(studio.model), limits.steps), label="steps")
             guidance = gr.Number(default_guidance_scale(studio.model), label="guidance_scale")
             names = [*method_classes(), *PRESETS, PLAIN]
             self._endpoint(self.methods, [], gr.JSON(label="methods"))

@@ -30,7 +30,7 @@ from attncontrol.demo.task import FieldError, read_method, read_text, whole_numb
 from attncontrol.images.visualize import enlarge
 from attncontrol.losses import method_classes
 from attncontrol.losses.combining import control_to_json
-from attncontrol.models import default_guidance_scale
+from attncontrol.models import default_guidance_scale, default_steps
 
 KIND = "batch"
 SAMPLES = Path(__file__).with_name("samples")
@@ -67,7 +67,8 @@ def read_plan(studio: Studio, path: str | None, method: str, steps: Any, limits:
         "steps": count,
         "guidance_scale": default_guidance_scale(studio.model),
     }
-    return Plan([Path(path)], defaults, allow_files=False, tuned=studio.tuned)
+    heeds = studio.takes_negative_prompt
+    return Plan([Path(path)], defaults, allow_files=False, tuned=studio.tuned, heeds_negative_prompt=heeds)
 
 
 def validate(plan: Plan, limits: Limits) -> Checked:
@@ -188,8 +189,9 @@ class BatchTab:
                 for path in sorted(SAMPLES.iterdir())
             ]
         choices = [*method_classes(), ("none (plain sampling)", PLAIN)]
+        steps = min(default_steps(self.studio.model), self.limits.steps)
         self.job.field("method", gr.Dropdown(choices, value=DEFAULT_CONTROL, label="Method", elem_id="batch-method"))
-        self.job.field("steps", gr.Number(30, label=f"Steps (at most {self.limits.steps})", elem_id="batch-steps"))
+        self.job.field("steps", gr.Number(steps, label=f"Steps (at most {self.limits.steps})", elem_id="batch-steps"))
 
     def _check(self, path: str | None, method: str, steps: Any) -> Iterator[dict[Any, Any]]:
         if path is None:

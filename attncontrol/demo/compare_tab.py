@@ -24,7 +24,7 @@ from attncontrol.images.visualize import labelled_grid
 from attncontrol.losses import MethodSum, method_classes
 from attncontrol.losses.combining import control_name
 from attncontrol.losses.presets import PRESETS
-from attncontrol.models import default_guidance_scale
+from attncontrol.models import default_guidance_scale, default_steps
 
 KIND = "compare"
 DRAWN = "drawn"
@@ -146,9 +146,10 @@ class CompareTab:
                 elem_id="compare-layout",
             ),
         )
+        steps = min(default_steps(studio.model), limits.steps)
         with gr.Row():
             self.job.field("seeds", gr.Textbox(SEEDS, label="Seeds, separated by commas", elem_id="compare-seeds"))
-            self.job.field("steps", gr.Number(30, label="Steps", elem_id="compare-steps"))
+            self.job.field("steps", gr.Number(steps, label="Steps", elem_id="compare-steps"))
             scale = default_guidance_scale(studio.model)
             self.job.field("guidance_scale", gr.Number(scale, label="Guidance scale"))
         self.job.controls("Compare")

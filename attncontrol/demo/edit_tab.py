@@ -23,7 +23,7 @@ from attncontrol.editing.alignment import align_prompts
 from attncontrol.editing.arguments import unet_family
 from attncontrol.images.recipe import Recipe, read_recipe
 from attncontrol.images.visualize import HEAT
-from attncontrol.models import default_guidance_scale
+from attncontrol.models import default_guidance_scale, default_steps
 
 KIND = "edit"
 DRAWN, OWN = "drawn", "own"
@@ -93,10 +93,11 @@ class EditTab:
         self.job.field("local", local)
 
     def _sampling(self) -> None:
+        steps = min(default_steps(self.studio.model), self.limits.steps)
         with gr.Accordion("Seed and sampling", open=False, elem_id="edit-sampling") as part:
             with gr.Row():
                 self.job.field("seed", gr.Textbox(FIRST[2], label="Seed of the drawn picture", elem_id="edit-seed"))
-                self.job.field("steps", gr.Number(30, label="Steps", elem_id="edit-steps"))
+                self.job.field("steps", gr.Number(steps, label="Steps", elem_id="edit-steps"))
                 scale = default_guidance_scale(self.studio.model)
                 self.job.field("guidance_scale", gr.Number(scale, label="Guidance scale"))
             choices = list(METHODS.items())

@@ -33,7 +33,7 @@ from attncontrol.layout import automatic_layout
 from attncontrol.losses import MethodSum, method_classes
 from attncontrol.losses.combining import resolve_control
 from attncontrol.losses.presets import PRESETS
-from attncontrol.models import default_guidance_scale
+from attncontrol.models import default_guidance_scale, default_steps
 from attncontrol.prompt import structure_of
 
 KIND = "generate"
@@ -111,13 +111,14 @@ class GenerateTab:
 
     def _sampling(self, seed: int) -> None:
         limits, side = self.limits, self.studio.size
+        steps = min(default_steps(self.studio.model), limits.steps)
         with gr.Row(elem_classes="seed-row"):
             self.job.field("seed", gr.Textbox(str(seed), label="Seed", min_width=120, elem_id="seed"))
             self.dice = gr.Button("⚄ Random", size="md", min_width=90, scale=0, elem_id="dice")
             self.job.field("images", gr.Number(1, label="Images", min_width=90, elem_id="images"))
         with gr.Accordion("Sampling", open=False, elem_id="sampling") as self.sampling_part:
             with gr.Row():
-                self.job.field("steps", gr.Number(30, label=f"Steps (at most {limits.steps})", elem_id="steps"))
+                self.job.field("steps", gr.Number(steps, label=f"Steps (at most {limits.steps})", elem_id="steps"))
                 scale = default_guidance_scale(self.studio.model)
                 self.job.field("guidance_scale", gr.Number(scale, label="Guidance scale", elem_id="guidance"))
             with gr.Row():
@@ -277,7 +278,7 @@ class GenerateTab:
                 pairs = zip(structure.entities, found.regions, strict=True)
                 boxes = {entity.text: [list(box) for box in regions] for entity, regions in pairs}
             request = read_request(
-                self.studio, self.limits, prompt, steps=values.get("steps", 30), guidance_scale=1, layout=boxes
+                self.studio, self.limits, prompt, steps=values.get("steps", 1), guidance_scale=1, layout=boxes
             )
             check(self.studio, request, MethodSum())
         groups = word_groups(self.studio, prompt, structure)

@@ -115,7 +115,8 @@ def view_of(studio: Studio, task: InsertTask, made: Inserted) -> dict[str, Any]:
         sheet = sheet_of_maps([task.thing], torch.stack([torch.zeros_like(mask), mask])[:, None, None])
     programs = (as_python(studio, task), as_command(studio, task))
     what = f"+ {task.thing}"
-    return before_after.view(studio, task, made.pictures, programs, method=what, what=what, maps=sheet)
+    view = before_after.view(studio, task, made.pictures, programs, method=what, what=what, maps=sheet)
+    return {**view, "mask": True}
 
 
 def as_python(studio: Studio, task: InsertTask) -> str:

@@ -18,9 +18,13 @@ from attncontrol.demo.task import FieldError
 from attncontrol.demo.widgets import widget
 from attncontrol.images.visualize import HEAT
 from attncontrol.insertion.arguments import CALL
-from attncontrol.models import default_call
+from attncontrol.models import DEFAULT_UNET, default_call
 
 KIND = "edit"
+OTHER_EDITS = (
+    "Puts a new thing into a picture. To change words of its prompt instead, start the page with a Stable Diffusion: "
+    f"<code>attncontrol demo --model {DEFAULT_UNET}</code>"
+)
 DRAWN, OWN = "drawn", "own"
 
 
@@ -32,6 +36,7 @@ class InsertTab:
         self.job = JobPanel(studio, KIND)
         with gr.Column(elem_id="edit-page"):
             with gr.Column(elem_id="edit-ask"):
+                gr.HTML(f"<p class='hint'>{OTHER_EDITS}</p>", elem_id="edit-other")
                 self._scene()
                 self.job.controls("Insert", "One seed, before and after, side by side.")
             with gr.Column(elem_id="edit-answer"):
@@ -61,7 +66,7 @@ class InsertTab:
         self.job.field("thing", gr.Textbox("a cat", label="What to insert", elem_id="edit-thing"))
 
     def _sampling(self) -> None:
-        label = "What it should show then; without words the two of them, joined by “and”"
+        label = "What it should show then; if this is empty: both, joined by “and”"
         self.job.field("to", gr.Textbox(label=label, max_lines=4, elem_id="edit-to"))
         known = {**CALL, **default_call(self.studio.model)}
         with gr.Row():

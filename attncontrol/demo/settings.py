@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from attncontrol.models import DEFAULT_MODEL
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -25,7 +27,7 @@ class Limits:
 class Settings:
     """The model, as `AttentionControlPipeline.from_pretrained` takes it, where it runs, and the limits."""
 
-    model: str = "emoji"
+    model: str = DEFAULT_MODEL
     device: str = "cpu"
     dtype: str = "float32"
     limits: Limits = field(default_factory=Limits)

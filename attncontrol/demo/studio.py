@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import queue
 import threading
 import time
@@ -11,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 from PIL import Image
 
 from attncontrol.families import family_of
 from attncontrol.families.gligen import GatedUNetFamily
 from attncontrol.guidance.settings import settings_of
+from attncontrol.models import heeds_negative_prompt
 
 LOOK_SECONDS = 1.0  # how often a job is asked whether its visitor is still there
 SECONDS = 120
@@ -89,10 +88,8 @@ class Studio:
 
     @property
     def takes_negative_prompt(self) -> bool:
-        """Whether a negative prompt has an effect: not where guidance is distilled into the model, as in FLUX."""
-        parameters = inspect.signature(getattr(diffusers, self.pipe.stock_name).__call__).parameters
-        scale = parameters.get("true_cfg_scale")
-        return "negative_prompt" in parameters and (scale is None or scale.default > 1)
+        """Whether a negative prompt has an effect."""
+        return heeds_negative_prompt(self.pipe.stock_name)
 
     @property
     def has_gates(self) -> bool:

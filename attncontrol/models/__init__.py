@@ -5,10 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 BUNDLED = {name: Path(__file__).parent / name.replace("-", "_") for name in ("emoji", "emoji-flux")}
+DEFAULT_MODEL = "emoji-flux"
+"""The model of every command, and of the demo, that is not told another one."""
+DEFAULT_UNET = "emoji"
+"""The same for what needs a UNet: `edit` and `invert`."""
 
 
 def resolve(name_or_path: str | Path) -> str:
@@ -29,17 +34,45 @@ def default_guidance_scale(name_or_path: str | Path) -> float:
     call = default_call(name_or_path)
     if "guidance_scale" in call:
         return call["guidance_scale"]
+    name = stock_pipeline(name_or_path)
+    parameters = _call_parameters(name)
+    if "guidance_scale" not in parameters:
+        raise ValueError(f"the checkpoint {str(name_or_path)!r} is a {name}, which has no guidance scale")
+    return parameters["guidance_scale"].default
+
+
+def default_steps(name_or_path: str | Path) -> int:
+    """The sampling steps programs take for a model unless they are told others: a bundled model's own, else 30."""
+    return default_call(name_or_path).get("num_inference_steps", 30)
+
+
+def heeds_negative_prompt(pipeline: str) -> bool:
+    """Whether a negative prompt has an effect in a stock pipeline: not where guidance is distilled, as in FLUX."""
+    parameters = _call_parameters(pipeline)
+    scale = parameters.get("true_cfg_scale")
+    return "negative_prompt" in parameters and (scale is None or scale.default > 1)
+
+
+@functools.lru_cache(maxsize=64)
+def stock_pipeline(name_or_path: str | Path) -> str:
+    """The name of the pipeline that a checkpoint is of.
+
+    Raises:
+        ValueError: If there is no checkpoint.
+    """
     import diffusers
 
     try:
         index = diffusers.DiffusionPipeline.load_config(resolve(name_or_path))
     except OSError as error:
         raise ValueError(f"no diffusers checkpoint at {str(name_or_path)!r}: {error}") from error
-    name = index.get("_class_name")
-    parameters = inspect.signature(getattr(diffusers, str(name), object).__call__).parameters
-    if "guidance_scale" not in parameters:
-        raise ValueError(f"the checkpoint {str(name_or_path)!r} is a {name}, which has no guidance scale")
-    return parameters["guidance_scale"].default
+    return str(index.get("_class_name"))
+
+
+def _call_parameters(pipeline: str) -> Mapping[str, inspect.Parameter]:
+    import diffusers
+
+    return inspect.signature(getattr(diffusers, pipeline, object).__call__).parameters
 
 
 def default_call(name_or_path: str | Path) -> dict[str, Any]:

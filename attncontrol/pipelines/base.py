@@ -49,9 +49,10 @@ class AttentionControlOutput(BaseOutput):
 class AttentionControlPipeline(EditingMixin, InsertionMixin):
     """Text-to-image with test-time cross-attention control.
 
-    `from_pretrained` takes the bundled model "emoji", or any Stable Diffusion 1.x, 2.x or XL id or folder, or one of a
-    diffusion transformer (docs/works_with.md), with all arguments of diffusers, and returns the controlled form of the
-    stock pipeline that the checkpoint names; `from_pipe` shares the components of an existing pipeline.
+    `from_pretrained` takes a bundled model, "emoji-flux" or "emoji", or any Stable Diffusion 1.x, 2.x or XL id or
+    folder, or one of a diffusion transformer (docs/works_with.md), with all arguments of diffusers, and returns the
+    controlled form of the stock pipeline that the checkpoint names; `from_pipe` shares the components of an existing
+    pipeline.
 
     Example:
         pipe = AttentionControlPipeline.from_pretrained("emoji")
@@ -76,7 +77,7 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
         """Loads a checkpoint.
 
         Args:
-            pretrained_model_name_or_path: "emoji" or "emoji_flux", the bundled models, a folder, or an id on the Hub.
+            pretrained_model_name_or_path: "emoji-flux" or "emoji", the bundled models, a folder, or an id on the Hub.
             **kwargs: Those of diffusers' `from_pretrained`, without `custom_pipeline`.
 
         Returns:

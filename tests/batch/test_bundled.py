@@ -42,7 +42,7 @@ main()
 def test_kills_of_a_run_on_the_bundled_model(tmp_path):
     prompts, output, moment = tmp_path / "p.txt", tmp_path / "out", random.Random(0)
     prompts.write_text("".join(f"--prompt 'a cat and a frog' --seed {seed}\n" for seed in range(ROWS)))
-    options = f"--output {output} --control syngen --steps 10 --batch-size {BATCH} --device cpu".split()
+    options = f"--output {output} --model emoji --control syngen --steps 10 --batch-size {BATCH} --device cpu".split()
     command = ["batch", str(prompts), *options]
     kept: dict[str, int] = {}
     for _ in range(KILLS):

@@ -132,3 +132,12 @@ def test_rows_are_streamed_in_constant_memory(tmp_path, rows):
     tracemalloc.stop()
     assert count == rows
     assert peak < 500_000  # bytes; a list of 4,000 jobs alone takes more
+
+
+def test_a_model_that_heeds_no_negative_prompt_is_warned_of_once(tmp_path):
+    rows = [{"prompt": "a"}, {"prompt": "b", "negative_prompt": "c"}, {"prompt": "d", "negative_prompt": "e"}]
+    with pytest.warns(UserWarning, match="heeds no negative prompt") as caught:
+        assert check(plan(tmp_path, rows, heeds_negative_prompt=False)) == (3, [])
+    assert len(caught) == 1
+    assert check(plan(tmp_path, rows)) == (3, [])
+    assert check(plan(tmp_path, rows[:1], heeds_negative_prompt=False)) == (1, [])

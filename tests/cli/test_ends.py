@@ -7,11 +7,13 @@ from typer.testing import CliRunner
 
 from attncontrol.cli import app
 from attncontrol.cli.errors import CommandGroup
+from attncontrol.models import BUNDLED
 
 
-def test_compare_prints_what_the_oracle_sees_in_every_image(tmp_path):
+@pytest.mark.parametrize("model", BUNDLED)
+def test_compare_prints_what_the_oracle_sees_in_every_image(model, tmp_path):
     arguments = ["compare", "a cat and a red frog", "--controls", "syngen", "--seeds", "0", "--steps", "2"]
-    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)])
+    result = CliRunner().invoke(app, [*arguments, "--model", model, "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert [line.split("  ")[:2] for line in lines[:2]] == [["seed 0", "plain"], ["seed 0", "syngen"]]

@@ -1,4 +1,4 @@
-"""One server of the demo on the bundled model, in this process, and one Chromium for all tests."""
+"""Servers of the demo on the bundled models, in this process, and one Chromium for all tests."""
 
 import shutil
 from types import SimpleNamespace
@@ -7,10 +7,11 @@ import pytest
 
 pytest.importorskip("gradio", reason="the demo's tests need gradio: pip install 'attncontrol[demo]'")
 
-from attncontrol.demo import Limits, build_demo
+from attncontrol.demo import Limits, Settings, build_demo
 from attncontrol.demo.app import serve
 from attncontrol.demo.studio import load
 
+LIMITS = Limits(size=128, steps=100, images=3, jobs=6, upload_mb=1)
 ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -21,11 +22,21 @@ PATIENCE = 240_000  # milliseconds; a wait that long is a failure on any machine
 
 @pytest.fixture(scope="session")
 def server():
-    limits = Limits(size=128, steps=100, images=3, jobs=6, upload_mb=1)
-    studio = load("emoji", "cpu", "float32")
-    demo = build_demo(studio, limits)
-    url = serve(demo, limits, block=False)
-    yield SimpleNamespace(url=url, studio=studio, limits=limits)
+    """The page on `emoji`, which draws faster than the default model: for whatever does not depend on the model."""
+    yield from _served(Settings(model="emoji", limits=LIMITS))
+
+
+@pytest.fixture(scope="session")
+def default_server():
+    """The page as a newcomer opens it."""
+    yield from _served(Settings(limits=LIMITS))
+
+
+def _served(settings):
+    studio = load(settings.model, settings.device, settings.dtype)
+    demo = build_demo(studio, settings.limits)
+    url = serve(demo, settings.limits, block=False)
+    yield SimpleNamespace(url=url, studio=studio, limits=settings.limits)
     demo.close()
 
 

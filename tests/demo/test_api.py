@@ -120,11 +120,11 @@ def test_wrong_values_are_named(client, arguments, says):
 
 
 @pytest.mark.slow
-def test_the_documented_program_runs(server):
+def test_the_documented_program_runs(default_server):
     page = (Path(__file__).parents[2] / "docs/demo.md").read_text(encoding="utf-8")
     (program,) = (p for p in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "gradio_client" in p)
     names = {}
-    exec(program.replace("http://127.0.0.1:7860", server.url), names)
+    exec(program.replace("http://127.0.0.1:7860", default_server.url), names)
     assert names["recipe"]["layout"] == names["boxes"] and len(names["verdicts"]) == 4
     assert set(names["methods"]) == set(method_classes())
 

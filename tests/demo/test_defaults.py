@@ -15,7 +15,7 @@ from attncontrol.evaluation.oracle import verdict
 from attncontrol.images.drawing import Request, draw
 from attncontrol.images.sampling import Sampling
 from attncontrol.losses.combining import resolve_control
-from attncontrol.models import BUNDLED, default_guidance_scale
+from attncontrol.models import BUNDLED, DEFAULT_MODEL, default_guidance_scale, default_steps
 from tests.documents import text
 
 
@@ -26,7 +26,7 @@ def pipe(model):
 
 def judged(model, prompt, control, seed):
     """The oracle's verdict on the picture that programs draw by default."""
-    request = Request(model, prompt, Sampling(30, default_guidance_scale(model)))
+    request = Request(model, prompt, Sampling(default_steps(model), default_guidance_scale(model)))
     methods = resolve_control(control, pipe(model).tuned_settings)
     return verdict(prompt, draw(pipe(model), request, methods, seed, lambda _: None).image)
 
@@ -55,6 +55,6 @@ def test_the_readme_begins_with_the_same_picture():
 
 @pytest.mark.slow
 def test_the_readmes_first_command_succeeds_with_the_default_method():
-    prompt, model = re.search(r'attncontrol compare "(.+?)" --model (\S+) --output', text("README.md")).groups()
-    assert not judged(model, prompt, None, 0).all_right
-    assert judged(model, prompt, DEFAULT_CONTROL, 0).all_right
+    (prompt,) = re.findall(r'attncontrol compare "([^"]+)" --output', text("README.md"))
+    assert not judged(DEFAULT_MODEL, prompt, None, 0).all_right
+    assert judged(DEFAULT_MODEL, prompt, DEFAULT_CONTROL, 0).all_right

@@ -1,9 +1,12 @@
 """What is seen of the page at a first look, at both widths, and reached by the keyboard or a finger."""
 
+from functools import partial
+
 import pytest
 from playwright.sync_api import expect
 
 from attncontrol.demo import examples
+from attncontrol.models import DEFAULT_MODEL
 from tests.demo.conftest import PATIENCE
 from tests.demo.page import IDLE, generate, open_part, open_recipe, open_tab
 
@@ -12,16 +15,22 @@ pytestmark = pytest.mark.slow  # a browser waits for what a busy machine may be 
 expect.set_options(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("index", range(len(examples.read("emoji"))))
+@pytest.fixture
+def visit(visit, default_server):
+    """The page as a newcomer opens it."""
+    return partial(visit, address=default_server.url)
+
+
+@pytest.mark.parametrize("index", range(len(examples.read(DEFAULT_MODEL))))
 def test_a_card_fills_the_fields_and_shows_its_stored_result(visit, index):
-    page, example = visit(), examples.read("emoji")[index]
+    page, example = visit(), examples.read(DEFAULT_MODEL)[index]
     page.locator("#prompt textarea").fill("")
     page.locator(".card").nth(index).click()
     expect(page.locator("#prompt textarea")).to_have_value(example["prompt"])
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(example["seed"]))
     expect(page.locator(".subject-words .word.noun")).to_have_count(2)
     expect(page.locator(".layout-editor .box")).to_have_count(2 if "layout" in example else 0)
-    expect(page.locator(".sentence")).to_have_text(examples.result("emoji", index)["sentence"])
+    expect(page.locator(".sentence")).to_have_text(examples.result(DEFAULT_MODEL, index)["sentence"])
     expect(page.locator(".sides .frame img")).to_have_count(2)
     expect(page.locator(".sides .box")).to_have_count(4 if "layout" in example else 0)
     expect(page.locator(".sides .verdict .no")).not_to_have_count(0)
@@ -86,7 +95,7 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(visit):
         open_part(page, part)
     page.locator(".layout-editor .canvas").press("Enter")
     expect(page.locator(".layout-editor .box")).to_have_count(1)
-    word = page.locator(".subject-words .word").filter(has_text="bird")
+    word = page.locator(".subject-words .word").filter(has_text="cat")
     word.press("Space")
     expect(word).to_have_attribute("aria-pressed", "false")
     expect(word).to_be_focused()

@@ -12,7 +12,7 @@ from attncontrol.demo import examples, verdicts
 from attncontrol.demo.result_view import LARGEST_MAP, sheet_of
 from attncontrol.evaluation.oracle import verdict
 from attncontrol.guidance.record import ImageRecord
-from attncontrol.models import BUNDLED
+from attncontrol.models import BUNDLED, default_steps
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
 BIRD, BOTH = [("bird", "right"), ("suitcase", "missing")], [("bird", "right"), ("suitcase", "right")]
@@ -49,7 +49,7 @@ def test_the_stored_pictures_show_what_their_cards_say(model, index):
     assert all(state == verdicts.RIGHT for _, state in example["control"])
     assert any(state != verdicts.RIGHT for _, state in example["plain"])
     result = examples.result(model, index)
-    assert len(result["sides"]) == 2 and result["maps"]["steps"] == 30
+    assert len(result["sides"]) == 2 and result["maps"]["steps"] == default_steps(model)
     assert bool(result["boxes"]) == ("layout" in example)
 
 

@@ -1,11 +1,13 @@
-"""The page at both widths, light and dark: nothing sticks out. With --screenshots DIR also the README's pictures."""
+"""The page at both widths, light and dark: nothing sticks out. With --screenshots DIR also the pictures of docs/."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from attncontrol.models import DEFAULT_MODEL, default_steps
 from tests.demo.conftest import PATIENCE
 from tests.demo.page import generate, open_part, open_tab
 
@@ -16,8 +18,14 @@ VIEWS = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"}}
 
 
 @pytest.fixture
+def visit(visit, default_server):
+    """The page as a newcomer opens it."""
+    return partial(visit, address=default_server.url)
+
+
+@pytest.fixture
 def steps(request):
-    return 30 if request.config.getoption("--screenshots") else 2
+    return default_steps(DEFAULT_MODEL) if request.config.getoption("--screenshots") else 2
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def command(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--port", str(port), "--max-size", "64", "--max-upload", "1", "--max-seconds", "60"]
+    options = ["--model", "emoji", "--port", str(port), "--max-size", "64", "--max-upload", "1", "--max-seconds", "60"]
     log = tmp_path / "log"
     with log.open("wb") as file:
         line = [sys.executable, "-m", "attncontrol", "demo", *options]

@@ -124,8 +124,9 @@ function point(index) {
 
 function attention(view) {
   if (!view.maps) return make("p", { className: "hint no-attention", textContent: "No attention maps: the prompt names no subject. Choose one by clicking a word." });
-  const words = make("div", { className: "line", role: "group" }, make("span", { textContent: "Where does the model look for" }), ...view.maps.words.map(token));
-  words.setAttribute("aria-label", "Words whose attention can be shown");
+  const words = make("div", { className: "line", role: "group" }, make("span", { textContent: view.mask ? "Where is the new thing?" : "Where does the model look for" }), ...view.maps.words.map(token));
+  words.setAttribute("aria-label", view.mask ? "Things whose place can be shown" : "Words whose attention can be shown");
+  if (view.mask) return make("div", { className: "attention" }, words); // it has no steps
   const button = make("button", { type: "button", className: "play" });
   button.onclick = play;
   const slider = make("input", { type: "range", className: "map-step", min: 0, max: view.maps.steps, value: 0 });
