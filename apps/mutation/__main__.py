@@ -33,24 +33,12 @@ from apps.mutation.trial import CANNOT, Trial, import_beforehand, try_items, try
 PACKAGE = Path("attncontrol")
 FOLDERS = ("losses", "guidance", "attention")
 # whose tests take part; those that need another process do not see a change
-TESTS = (
-    *(
-        "tests/losses",
-        "tests/guidance",
-        "tests/attention",
-        "tests/test_arguments.py",
-        "tests/test_attention_backends.py",
-    ),
-    *(
-        "tests/images/test_recipe.py",
-        "tests/test_control.py",
-        "tests/test_focus.py",
-        "tests/test_methods.py",
-        "tests/test_peer.py",
-    ),
-    *("tests/test_pipeline.py", "tests/test_public_names.py", "tests/test_transformer_probe.py"),
-    *("tests/test_transformers.py", "tests/test_xl.py"),
-)
+TESTS = """
+tests/losses tests/guidance tests/attention tests/images/test_recipe.py tests/test_arguments.py
+tests/test_attention_backends.py tests/test_control.py tests/test_focus.py tests/test_methods.py tests/test_peer.py
+tests/test_pipeline.py tests/test_public_names.py tests/test_transformer_probe.py tests/test_transformers.py
+tests/test_xl.py
+""".split()
 FEWEST_SECONDS = 20.0  # of the processor, whatever the tests take else: pytest must find them, too
 
 

@@ -238,7 +238,8 @@ def test_a_kernel_too_large_for_the_maps(kernel, shape):
 
 
 def test_constants_are_brought_to_a_device_once():
-    meta = torch.device("meta")
+    meta, here = torch.device("meta"), torch.tensor([1.0, 2.0])
+    assert on_device(here, here.device) is here
     assert on_device(torch.tensor([1, 2]), meta) is on_device(torch.tensor([1, 2]), meta)
     assert on_device(torch.tensor([1]), meta).shape == (1,) and on_device(torch.ones(2, 0), meta).shape == (2, 0)
     with torch.inference_mode():
