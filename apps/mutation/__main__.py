@@ -33,18 +33,12 @@ from apps.mutation.trial import CANNOT, Trial, import_beforehand, try_items, try
 PACKAGE = Path("attncontrol")
 FOLDERS = ("losses", "guidance", "attention")
 # whose tests take part; those that need another process do not see a change
-TESTS = (
-    *(
-        "tests/losses",
-        "tests/guidance",
-        "tests/attention",
-        "tests/test_arguments.py",
-        "tests/test_attention_backends.py",
-    ),
-    *("tests/test_control.py", "tests/test_focus.py", "tests/test_methods.py", "tests/test_peer.py"),
-    *("tests/test_pipeline.py", "tests/test_public_names.py", "tests/test_transformer_probe.py"),
-    *("tests/test_transformers.py", "tests/test_xl.py"),
-)
+TESTS = """
+tests/losses tests/guidance tests/attention tests/images/test_recipe.py tests/test_arguments.py
+tests/test_attention_backends.py tests/test_control.py tests/test_focus.py tests/test_methods.py tests/test_peer.py
+tests/test_pipeline.py tests/test_public_names.py tests/test_transformer_probe.py tests/test_transformers.py
+tests/test_xl.py
+""".split()
 FEWEST_SECONDS = 20.0  # of the processor, whatever the tests take else: pytest must find them, too
 
 
@@ -115,7 +109,7 @@ class Measurement:
         waiting = [
             case for case in cases if (line := known.get(key(*case))) is None or (self.again and line["survived"])
         ]
-        inside = [(f, m) for f, m in waiting if lines_around(source(f), m.line) is not None]
+        inside = [(f, m) for f, m in waiting if self._lines_of(f, m) is not None]
         with_collected(test_modules(), lambda items: self._try_inside(inside, items))
         done = Results(self.results.path).lines
         for file, mutant in waiting:
@@ -135,8 +129,13 @@ class Measurement:
             if trial.status != CANNOT:
                 self._note(file, mutant, trial)
 
+    def _lines_of(self, file: str, mutant: Mutant) -> range | None:
+        """The lines whose tests are needed; None for what runs when it is imported, as far as is known."""
+        lines = lines_around(source(file), mutant.line)
+        return lines if lines and self.lines.tests(PACKAGE.joinpath(file).as_posix(), lines) else None
+
     def _every(self, file: str, mutant: Mutant) -> list[tuple[float, str]]:
-        return self.lines.tests(PACKAGE.joinpath(file).as_posix(), lines_around(source(file), mutant.line))
+        return self.lines.tests(PACKAGE.joinpath(file).as_posix(), self._lines_of(file, mutant))
 
     def _tests(self, file: str, mutant: Mutant) -> list[str]:
         """The first tests that take no longer than `seconds` together, and one at least if there is one."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models import attention_processor as diffusers_attention
 from torch import nn
 
 from attncontrol import AttendAndExcite, attach
@@ -13,6 +14,7 @@ from attncontrol.attention.capture import (
     ForwardTruncated,
     attention_probabilities,
     deferred_probabilities,
+    plain_attention,
 )
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import EVERY, LayerMap
@@ -176,3 +178,37 @@ def test_a_forward_ends_at_the_last_wanted_layer_and_its_modules_are_left_as_the
                 second(query, key, None, None)
             assert list(capture.maps) == ["first", "second"]
         assert not capture.maps and "forward" not in vars(first) and vars(second)["forward"] is own
+
+
+@pytest.mark.parametrize("pixels", [(2, 10, 16), (2, 16, 2, 5)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"norm_num_groups": 4},
+        {"cross_attention_dim": 12},
+        {"cross_attention_dim": 12, "cross_attention_norm": "layer_norm"},
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_processors_that_never_call_torchs_attention_have_their_probabilities_recomputed(kind, pixels, masked):
+    random = torch.Generator().manual_seed(0)
+    layer = diffusers_attention.Attention(16, heads=4, dim_head=4, **kind)
+    states = torch.randn(pixels, generator=random)
+    text = torch.randn(2, 7, 12, generator=random) if kind.get("cross_attention_dim") else None
+    mask = torch.randn(2, 1, 10 if text is None else 7, generator=random) if masked else None
+    own, seen = layer.get_attention_scores, []
+    layer.get_attention_scores = lambda *scores: seen.append(own(*scores)) or seen[-1]
+    processor = CapturingProcessor(diffusers_attention.AttnProcessor())
+    processor(layer, states, text, mask)
+    found = processor.maps if text is not None else processor.maps.compute(EVERY, EVERY)
+    torch.testing.assert_close(found, seen[0].unflatten(0, (2, 4)))
+
+
+def test_plain_processors_are_put_back_on_any_exit():
+    layers = [diffusers_attention.Attention(8, heads=2, dim_head=4) for _ in range(2)]
+    own = [layer.processor for layer in layers]
+    with pytest.raises(KeyboardInterrupt), plain_attention(layers, diffusers_attention.AttnProcessor):
+        assert {type(layer.processor) for layer in layers} == {diffusers_attention.AttnProcessor}
+        raise KeyboardInterrupt
+    assert [layer.processor for layer in layers] == own

@@ -69,20 +69,38 @@ def test_probabilities(layer, leaf):
 
 
 def test_the_sum_of_all_heads(layer, leaf, computed):
-    check(layer.head_sum(), leaf[:, 0] + leaf[:, 1], leaf)
-    assert max(computed, default=0) <= attention_maps.PIECE
+    found = layer.head_sum()
+    if attention_maps.PIECE == 250:  # image by image, 17 queries and then 3
+        assert computed == [17 * HEADS * KEYS, 3 * HEADS * KEYS] * IMAGES
+    check(found, leaf[:, 0] + leaf[:, 1], leaf)
 
 
 def test_the_maps_of_tokens(layer, leaf, computed):
-    check(layer.of_tokens(TOKENS), torch.stack([leaf[image, :, :, token] for image, token in TOKENS]), leaf)
-    assert max(computed, default=0) <= attention_maps.PIECE
+    found = layer.of_tokens(TOKENS)
+    if attention_maps.PIECE == 250:  # five queries of all images
+        assert computed == [5 * IMAGES * HEADS * KEYS] * 4
+    check(found, torch.stack([leaf[image, :, :, token] for image, token in TOKENS]), leaf)
 
 
 def test_a_reduction_is_told_which_images_it_has(layer, leaf, computed):
     factors = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
     found = layer.reduce(lambda p, images: factors[images] * p.amax((1, 2, 3)))
+    if attention_maps.PIECE == 250:
+        assert computed == [20 * HEADS * KEYS] * IMAGES
     check(found, factors * leaf.amax((1, 2, 3)), leaf)
-    assert max(computed, default=0) <= max(attention_maps.PIECE, leaf[0].numel())  # an image at least
+
+
+def test_as_many_are_computed_at_a_time_as_fit(leaf, computed, monkeypatch):
+    monkeypatch.setattr(attention_maps, "PIECE", 2 * 20 * HEADS * KEYS)
+    deferred = Deferred(
+        tuple(leaf.shape), lambda images, queries: computed.append(images) or leaf[images][:, :, queries]
+    )
+    LayerMap(CROSS, deferred).reduce(lambda p, images: p)
+    assert computed == [slice(0, 2), slice(2, 3)]
+    computed.clear()
+    monkeypatch.setattr(attention_maps, "PIECE", leaf.numel())
+    LayerMap(CROSS, deferred).reduce(lambda p, images: p)
+    assert computed == [EVERY]
 
 
 def test_shares_of_the_text_alone(layer, leaf):
@@ -220,7 +238,8 @@ def test_a_kernel_too_large_for_the_maps(kernel, shape):
 
 
 def test_constants_are_brought_to_a_device_once():
-    meta = torch.device("meta")
+    meta, here = torch.device("meta"), torch.tensor([1.0, 2.0])
+    assert on_device(here, here.device) is here
     assert on_device(torch.tensor([1, 2]), meta) is on_device(torch.tensor([1, 2]), meta)
     assert on_device(torch.tensor([1]), meta).shape == (1,) and on_device(torch.ones(2, 0), meta).shape == (2, 0)
     with torch.inference_mode():

@@ -93,6 +93,7 @@ def test_weights_add_up():
         evaluate(AttentionRefocusing(car=c, sar=s), captured(AttentionRefocusing(car=c, sar=s), maps), now).loss
         for c, s in ((0.5, 2), (1, 0), (0, 1))
     )
+    assert car > 0 and sar > 0
     torch.testing.assert_close(both, 0.5 * car + 2 * sar)
 
 

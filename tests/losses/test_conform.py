@@ -304,3 +304,16 @@ def test_a_larger_kernel_keeps_the_size_unless_the_published_code_is_asked_for()
 def test_settings_that_make_no_sense(setting):
     with pytest.raises(ValueError, match=f"conform: {next(iter(setting))} must be"):
         Conform(**setting)
+
+
+def test_images_of_a_batch_have_the_loss_that_each_of_them_chooses():
+    """Contrastive where the first group has one token, ntxent where it has several."""
+    method = Conform(loss="ntxent_contrastive")
+    contexts = [context([[2], [4, 5]]), context([[2, 3], [5]]), context([[2], [4]])]
+    attention = torch.stack([random_attention(seed).detach() for seed in range(3)])
+    layer = Layer("up_blocks.1.attn2", "up", True, tuple(attention.shape[1:3]))
+    maps = AttentionMaps((LayerMap(layer, attention.flatten(1, 2)[:, None]),))
+    together = method.evaluate(maps, contexts).loss
+    for image, name in enumerate(("contrastive", "ntxent", "contrastive")):
+        alone = Conform(loss=name).evaluate(maps.rows([image]), contexts[image : image + 1]).loss
+        torch.testing.assert_close(together[image], alone[0])

@@ -113,7 +113,7 @@ from pathlib import Path
 from apps.mutation.lines import Lines, lines_around
 from apps.mutation.lines import lines_around
 from apps.mutation.mutants import mutants, mutated
-from apps.mutation.trial import import_beforehand, try_tests
+from apps.mutation.trial import import_beforehand, try_items, try_tests, with_collected
 path = Path("attncontrol/thing.py")
 text = path.read_text()
 import_beforehand(["tests/test_thing.py"])
@@ -125,6 +125,15 @@ for mutant in mutants(text):
     names = sorted(test.partition("::")[2] for test in tests)
     passed = try_tests(tests, path, mutated(text, mutant.number), 1).passed if tests else None
     print(mutant.before, "->", mutant.after, *names, passed)
+
+
+def inside(items):
+    trials = [try_items(list(items.values()), path, mutated(text, mutant.number), 1) for mutant in mutants(text)]
+    Path("inside").write_text(" ".join(str(trial.passed) for trial in trials))
+
+
+with_collected(["tests/test_thing.py"], inside)
+print(Path("inside").read_text())
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
@@ -138,4 +147,5 @@ for mutant in mutants(text):
         "2 * x -> 2 / x test_both test_positive False",
         "2 -> 3 test_both test_positive False",
         "7 -> 8 None",
+        "False False False True False False True",  # in place of the code of the same functions
     ], done.stderr
