@@ -43,8 +43,8 @@ from attncontrol.models import default_call, default_guidance_scale
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How every image is sampled."""
+class Drawing:
+    """How every image is drawn."""
 
     steps: int
     guidance_scale: float
@@ -61,7 +61,7 @@ def noise_seed(prompt: str, seed: int) -> int:
     return zlib.crc32(f"{seed} {prompt}".encode())
 
 
-def pictures(pipe: Any, methods: MethodSum, cases: Sequence[Case], sampling: Sampling) -> list[Image.Image]:
+def pictures(pipe: Any, methods: MethodSum, cases: Sequence[Case], drawing: Drawing) -> list[Image.Image]:
     """One batch of images, with a box for every object if a method needs them."""
     prompts = [prompt for prompt, _ in cases]
     layouts = [layout_for(prompt, phrases(prompt)) for prompt in prompts] if needs_layout(methods) else None
@@ -70,24 +70,24 @@ def pictures(pipe: Any, methods: MethodSum, cases: Sequence[Case], sampling: Sam
         control=methods if methods.parts else None,
         layout=layouts,
         **default_call(pipe.name_or_path)
-        | {"num_inference_steps": sampling.steps, "guidance_scale": sampling.guidance_scale},
+        | {"num_inference_steps": drawing.steps, "guidance_scale": drawing.guidance_scale},
         generator=[torch.Generator().manual_seed(noise_seed(*case)) for case in cases],
     ).images
 
 
-def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], sampling: Sampling) -> list[Result]:
+def draw(pipe: Any, name: str, methods: MethodSum, cases: Sequence[Case], drawing: Drawing) -> list[Result]:
     """One batch of images of one method, judged."""
     start = time.perf_counter()
-    images = pictures(pipe, methods, cases, sampling)
+    images = pictures(pipe, methods, cases, drawing)
     seconds = (time.perf_counter() - start) / len(cases)
     results = [
         Result(name, prompt, seed, seconds, tuple(found))
         for (prompt, seed), found in zip(cases, oracle.detect(images), strict=True)
     ]
-    if sampling.kept:
-        sampling.kept.mkdir(parents=True, exist_ok=True)
+    if drawing.kept:
+        drawing.kept.mkdir(parents=True, exist_ok=True)
         for image, result in zip(images, results, strict=True):
-            image.save(sampling.kept / result.picture)
+            image.save(drawing.kept / result.picture)
     return results
 
 
@@ -95,30 +95,30 @@ def measure(
     pipe: Any,
     methods: dict[str, MethodSum],
     cases: Sequence[Case],
-    sampling: Sampling,
+    drawing: Drawing,
     file: ResultFile,
     show: Progress,
 ) -> None:
     """Draws what is missing. Methods take turns batch by batch: a change of the machine's load meets them all."""
     task = show.add_task("images", total=len(methods) * len(cases))
-    for start in range(0, len(cases), sampling.batch_size):
-        batch = cases[start : start + sampling.batch_size]
+    for start in range(0, len(cases), drawing.batch_size):
+        batch = cases[start : start + drawing.batch_size]
         for name, method in methods.items():
             missing = [case for case in batch if (name, *case) not in file.results]
             if missing:
-                file.append(draw(pipe, name, method, missing, sampling))
+                file.append(draw(pipe, name, method, missing, drawing))
             show.advance(task, len(batch))
 
 
 def measure_best_of(
-    pipe: Any, methods: Sequence[str], cases: Sequence[Case], sampling: Sampling, file: ResultFile, show: Progress
+    pipe: Any, methods: Sequence[str], cases: Sequence[Case], drawing: Drawing, file: ResultFile, show: Progress
 ) -> dict[int, list[str]]:
     """Draws the further plain images; returns the numbers of draws above 1, with the methods they take as long as."""
     best_of: dict[int, list[str]] = {}
     for method in methods:
         best_of.setdefault(draws_at_equal_seconds(file.results, method, cases), []).append(method)
     further = [extra_case(case, draw) for draw in range(1, max(best_of, default=1)) for case in cases]
-    measure(pipe, {PLAIN: MethodSum()}, further, sampling, file, show)
+    measure(pipe, {PLAIN: MethodSum()}, further, drawing, file, show)
     return {draws: best_of[draws] for draws in sorted(best_of) if draws > 1}
 
 
@@ -222,14 +222,14 @@ def run(args: argparse.Namespace) -> str:
     }
     guard = cases.pop(GUARD)
     every = [case for turn in zip_longest(*cases.values()) for case in turn if case]  # some of each kind early on
-    sampling = Sampling(args.steps, guidance, args.batch_size, args.output / PICTURES if args.pictures else None)
+    drawing = Drawing(args.steps, guidance, args.batch_size, args.output / PICTURES if args.pictures else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     best_of: dict[int, list[str]] = {}
     with Progress(*columns, console=Console(stderr=True)) as show:
-        measure(pipe, methods, every + guard, sampling, file, show)
+        measure(pipe, methods, every + guard, drawing, file, show)
         if not args.no_best_of:
             free = [name for name, method in methods.items() if method.parts and not needs_layout(method)]
-            best_of = measure_best_of(pipe, free, every, sampling, file, show)
+            best_of = measure_best_of(pipe, free, every, drawing, file, show)
     tables = build_report(file.results, methods, cases, guard, best_of)
     settings |= {"prompts": sum(map(len, cases.values())) // args.seeds, "seeds": f"{seeds[0]} to {seeds[-1]}"}
     write_text(args.output / "report.json", json.dumps({**settings, **tables}, indent=1) + "\n", overwrite=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from apps.benchmark_faithfulness import Sampling, pictures
+from apps.benchmark_faithfulness import Drawing, pictures
 from apps.faithfulness.prompts import KINDS, read_list, sample
 from attncontrol import AttentionControlPipeline
 from attncontrol.images.visualize import labelled_grid
@@ -25,10 +25,10 @@ def draw(model: str, control: str, prompts: list[str], seed: int) -> tuple[list[
     pipe = AttentionControlPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     call = default_call(model)
-    sampling = Sampling(call["num_inference_steps"], call["guidance_scale"], len(prompts))
+    drawing = Drawing(call["num_inference_steps"], call["guidance_scale"], len(prompts))
     cases = [(prompt, seed) for prompt in prompts]
     plain, controlled = (resolve_control(c, pipe.tuned_settings) for c in (None, control))
-    return pictures(pipe, plain, cases, sampling), pictures(pipe, controlled, cases, sampling)
+    return pictures(pipe, plain, cases, drawing), pictures(pipe, controlled, cases, drawing)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from apps.benchmark_faithfulness import Sampling, pictures
+from apps.benchmark_faithfulness import Drawing, pictures
 from apps.faithfulness.prompts import GUARD, TUNING, TUNING_SEED, read_list, sample
 from apps.faithfulness.report import Case, faithful, placed, present
 from apps.faithfulness.results import PLAIN, Result
@@ -85,7 +85,7 @@ class Tuning:
     """One pipeline, how it samples, who judges, and on what."""
 
     pipe: Any
-    sampling: Sampling
+    drawing: Drawing
     judge: Judge
 
     def trial(self, prompts: list[str], count: int | None) -> Trial:
@@ -99,7 +99,7 @@ class Tuning:
         scores: Scores = {}
         for start in range(0, len(cases), BATCH):
             part = cases[start : start + BATCH]
-            for goal, values in self.judge.score(part, pictures(self.pipe, methods, part, self.sampling)).items():
+            for goal, values in self.judge.score(part, pictures(self.pipe, methods, part, self.drawing)).items():
                 scores.setdefault(goal, []).extend(values)
         return scores
 
@@ -180,7 +180,7 @@ def tune(args: argparse.Namespace) -> None:
     pipe.set_progress_bar_config(disable=True)
     scale = default_guidance_scale(args.model) if args.guidance_scale is None else args.guidance_scale
     steps = default_call(args.model).get("num_inference_steps", args.steps)
-    tuning = Tuning(pipe, Sampling(steps, scale, BATCH), judge)
+    tuning = Tuning(pipe, Drawing(steps, scale, BATCH), judge)
     prompts = tuning.trial(lines(args.prompts) if args.prompts else read_list(TUNING), args.count)
     guard = tuning.trial(lines(args.guard) if args.guard else read_list(GUARD), args.count)
     print(json.dumps({PLAIN: means(prompts.plain), "one object": means(guard.plain)}), flush=True)
