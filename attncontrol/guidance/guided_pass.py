@@ -72,7 +72,7 @@ class GuidedPass:
         Yields:
             A leaf of their latents, and their maps.
         """
-        leaf = latents[index_tensor(rows, latents.device)].requires_grad_(torch.is_grad_enabled())
+        leaf = latents[index_tensor(rows, latents.device)].detach().requires_grad_(torch.is_grad_enabled())
         call, scale = self._arguments(rows)
         call = self.family.with_latents(call, leaf.to(self.dtype))
         parts, capture = self.family.parts, self._capture(call)
