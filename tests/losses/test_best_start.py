@@ -55,7 +55,7 @@ def test_a_good_draft_ends_the_search_for_its_image_alone():
 
 def test_of_equal_drafts_the_first_counts_and_one_that_is_just_enough_ends_the_search():
     look = Looks([[-0.75, -0.5, -0.5], [None, -0.5, -0.5]])
-    method = BestStart(starts=2, enough=-0.75)
+    method = BestStart(starts=2, enough=-0.75, spare=True)
     chosen = method.prepare(NOISE, look)
     assert torch.equal(chosen.noise, NOISE) and [rows for _, _, rows in look.asked] == [[0, 1, 2], [1, 2]]
     assert method.spares(-0.75) and not method.spares(-0.74)
