@@ -252,7 +252,8 @@ def pipeline(arguments: argparse.Namespace, run: str) -> DiffusionPipeline:
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # a full-size XL in float32 and then in bfloat16 would need three times the memory
     try:
-        unet = UNet2DConditionModel(**architecture(arguments)).to(arguments.device).eval()
+        with torch.device(arguments.device):
+            unet = UNet2DConditionModel(**architecture(arguments)).eval()
     finally:
         torch.set_default_dtype(default)
     pipe = xl_pipeline(unet) if arguments.model == "xl" else first_pipeline(unet, run)

@@ -2,6 +2,7 @@
 
     python apps/count_transformers.py                          # all models: a quarter of an hour
     python apps/count_transformers.py --model "FLUX.1 dev"     # one, with every method
+    python apps/count_transformers.py --measure                # seconds and memory on a GPU, with random weights
 
 Layers are each family's default ones. Arithmetic is that of a pass (the forward up to the last layer that is looked
 at, its maps, the backward to the latents) of one step of plain sampling, which is two forwards with classifier-free
@@ -12,15 +13,19 @@ most at one time.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
+from apps.benchmark_speed import PeakMemory
 from attncontrol import create_method, method_classes
 from attncontrol.families import KNOWN
 from attncontrol.families.base import Family
 from attncontrol.guidance.cost import Cost, guided_cost, method_cost, plain_cost
+from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.guidance.settings import settings_for
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,8 +60,11 @@ def main() -> None:
     """Prints a row for every model, or for every method of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(MODELS))
+    parser.add_argument("--measure", action="store_true", help="on a GPU")
     arguments = parser.parse_args()
-    if arguments.model:
+    if arguments.measure:
+        measure_models([arguments.model] if arguments.model else list(MODELS))
+    elif arguments.model:
         print_methods(weightless(arguments.model))
     else:
         print_models(MODELS)
@@ -86,6 +94,54 @@ def print_models(names: Sequence[str]) -> None:
         paths = f"{layers[0].path} to {layers[-1].path}"
         arithmetic = ", ".join(f"{cost.operations / plain.operations:.2f}" for cost in (fast, low))
         print(f"| {name} | {plain.operations / 1e12:.1f} | {paths} | {arithmetic} | {memory(fast, low)} |", flush=True)
+
+
+def measure_models(names: Sequence[str]) -> None:
+    """What a forward and a pass over the default layers take on a GPU."""
+    print("| model | forward, s | pass, of a forward | low | forward, GiB | pass, GiB | low |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in names:
+        seconds, peaks = zip(*measure_model(weightless(name)), strict=True)
+        ratios = " | ".join(f"{value / seconds[0]:.2f}" for value in seconds[1:])
+        print(f"| {name} | {seconds[0]:.3f} | {ratios} | {' | '.join(f'{p / 2**30:.2f}' for p in peaks)} |", flush=True)
+
+
+def measure_model(family: Family, device: str = "cuda", size: tuple[int, int] | None = None) -> list[tuple[float, int]]:
+    """Seconds, and the most bytes above weights and inputs, of a forward, a pass, and one with low memory."""
+    size = size or grid(family)
+    family.denoiser.to_empty(device=device)
+    for tensor in (*family.denoiser.parameters(), *family.denoiser.buffers()):
+        tensor.data.normal_(std=0.02)
+    family.grid = lambda call: size  # type: ignore[method-assign]  # position ids have no values here
+    with torch.device(device):
+        call = family.example_call(1, size)
+    for value in call.values():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value.normal_()
+    layers = create_method("attend-and-excite").select_layers(family.layers(size))
+
+    def forward() -> None:
+        with torch.no_grad():
+            family.denoiser(**call)
+
+    def guided(low_memory: bool) -> None:
+        guided = GuidedPass(family, call, layers, low_memory)
+        with guided.run(guided.start, [0]) as (leaf, maps):
+            total = torch.stack([layer.head_sum().sum() for layer in maps.layers]).sum()
+            torch.autograd.grad(total, leaf)
+
+    return [timed(work, device) for work in (forward, lambda: guided(False), lambda: guided(True))]
+
+
+def timed(work: Callable[[], None], device: str) -> tuple[float, int]:
+    """Seconds and peak bytes of the second run."""
+    work()
+    memory = PeakMemory(device)
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, memory.peak_above_start()
 
 
 def print_methods(family: Family) -> None:

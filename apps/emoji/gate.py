@@ -55,7 +55,7 @@ class Neutral:
         tokens = self.tokenizer(texts, padding="max_length", max_length=slots, return_tensors="pt").input_ids
         ends = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
         mask = torch.isin(tokens, torch.tensor(self.objects if self.which == "objects" else ends))
-        return torch.where(mask[..., None], self.empty, states)
+        return torch.where(mask[..., None].to(states.device), self.empty, states)
 
 
 def compare(plain: list[Outcome], controlled: list[Outcome]) -> dict[str, Any]:
@@ -143,9 +143,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=500_000)
     parser.add_argument("--method", default="attend-and-excite")
     parser.add_argument("--pictures", type=Path, help="folder for the plain pictures and the oracle's labels")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    pipe = AttentionControlPipeline.from_pretrained(args.folder)
+    pipe = AttentionControlPipeline.from_pretrained(args.folder).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     figures = measure(pipe, args.count, args.seed, args.method, args.pictures)
     figures["passed"] = passed(figures)

@@ -78,9 +78,9 @@ def text_states(pipe: Any, texts: list[str]) -> tuple[torch.Tensor, dict[str, to
     """The states of the text's words (N, slots, width), and what else the pipeline wants beside them."""
     if hasattr(pipe, "tokenizer_2"):
         slots = default_call(pipe.name_or_path)["max_sequence_length"]
-        states, pooled, _ = pipe.encode_prompt(texts, None, device="cpu", max_sequence_length=slots)
+        states, pooled, _ = pipe.encode_prompt(texts, None, device=pipe.device, max_sequence_length=slots)
         return states, {"pooled_prompt_embeds": pooled}
-    states, empty = pipe.encode_prompt(texts, "cpu", 1, True)
+    states, empty = pipe.encode_prompt(texts, pipe.device, 1, True)
     return states, {"negative_prompt_embeds": empty}
 
 
