@@ -3,6 +3,8 @@
 import sys
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from apps import count_transformers
 
@@ -23,3 +25,15 @@ def test_the_table_has_a_row_for_every_model_or_method(arguments, monkeypatch, c
     for row in rows:
         kept, kept_low, most, most_low = (float(cell) for cell in row.split("|")[-5:-1])
         assert most > kept > kept_low > 0 and most > most_low > kept_low
+
+
+def test_what_is_measured_is_a_forward_a_pass_and_one_that_recomputes(monkeypatch):
+    def operations(work, device):
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops()
+
+    monkeypatch.setattr(count_transformers, "timed", operations)
+    family = count_transformers.KNOWN["FluxTransformer2DModel"].weightless(SMALL, torch.float32)
+    forward, fast, low = count_transformers.measure_model(family, "cpu", (8, 8))
+    assert 0 < forward < fast < low
