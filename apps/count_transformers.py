@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from apps.benchmark_speed import PeakMemory
 from attncontrol import create_method, method_classes
@@ -102,11 +101,13 @@ def measure_models(names: Sequence[str]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in names:
         seconds, peaks = zip(*measure_model(weightless(name)), strict=True)
-        ratios = " | ".join(f"{value / seconds[0]:.2f}" for value in seconds[1:])
-        print(f"| {name} | {seconds[0]:.3f} | {ratios} | {' | '.join(f'{p / 2**30:.2f}' for p in peaks)} |", flush=True)
+        figures = [f"{value / seconds[0]:.2f}" for value in seconds[1:]] + [f"{peak / 2**30:.2f}" for peak in peaks]
+        print(f"| {name} | {seconds[0]:.3f} | {' | '.join(figures)} |", flush=True)
 
 
-def measure_model(family: Family, device: str = "cuda", size: tuple[int, int] | None = None) -> list[tuple[float, int]]:
+def measure_model(
+    family: Family, device: str = "cuda", size: tuple[int, int] | None = None
+) -> list[tuple[float, int]]:
     """Seconds, and the most bytes above weights and inputs, of a forward, a pass, and one with low memory."""
     size = size or grid(family)
     family.denoiser.to_empty(device=device)
