@@ -34,11 +34,28 @@ from attncontrol.losses.combining import resolve_control
 from attncontrol.models import BUNDLED, DEFAULT_MODEL, default_guidance_scale, default_steps
 from attncontrol.prompt import structure_of
 
+BOXED = ("a cat and a frog", "a dog and a balloon", "a bear and a red car")  # the models have no words for relations
 PROMPTS = {
-    "objects": ("a cat and a frog", "a bird and a suitcase", "a lion and a clock", "a dog and a bench"),
-    "colours": ("a red crown and a blue bow", "a green backpack and a yellow bowl", "a blue car and a red balloon"),
-    "boxes": ("a cat and a frog", "a dog and a balloon", "a bear and a red car"),  # it has no words for relations
+    "emoji": {
+        "objects": ("a cat and a frog", "a bird and a suitcase", "a lion and a clock", "a dog and a bench"),
+        "colours": (
+            "a red crown and a blue bow",
+            "a green backpack and a yellow bowl",
+            "a blue car and a red balloon",
+        ),
+        "boxes": BOXED,
+    },
+    "emoji-flux": {  # things that people, too, recognise in its pictures
+        "objects": ("a cat and a frog", "a monkey and a car", "a lion and a clock"),
+        "colours": (
+            "a red apple and a blue chair",
+            "a yellow balloon and a blue car",
+            "a purple clock and an orange car",
+        ),
+        "boxes": BOXED,
+    },
 }
+KINDS = tuple(PROMPTS["emoji"])
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,7 @@ def states(drawn: Drawn) -> verdicts.States:
 def measure(model: str, pipe: Any, methods: Sequence[str], seeds: Sequence[int]) -> list[Measured]:
     """All candidates: methods that need a layout for boxes, the others for objects and colours."""
     measured = []
-    for kind, prompts in PROMPTS.items():
+    for kind, prompts in PROMPTS[model].items():
         for prompt in prompts:
             request = request_for(model, pipe, prompt, boxed=kind == "boxes")
 
@@ -132,7 +149,7 @@ def request_for(model: str, pipe: Any, prompt: str, boxed: bool, maps: bool = Fa
 def choose(measured: Sequence[Measured], each: int) -> list[dict[str, Any]]:
     """The candidates that gain most, `each` of a kind, no prompt twice, losses never."""
     examples = []
-    for kind in PROMPTS:
+    for kind in KINDS:
         useful = [m for m in measured if m.kind == kind and m.gain > 0 and m.seed is not None]
         best: dict[str, Measured] = {}
         for candidate in sorted(useful, key=lambda m: -m.gain):
