@@ -22,7 +22,7 @@ from attncontrol.losses.presets import PRESETS
 from tests import tiny
 
 PROMPT = "a cat and a red frog"
-QUICK = ("--steps", "2", "--width", "64", "--height", "64")
+QUICK = ("--steps", "2", "--width", "32", "--height", "32")
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,12 @@ def test_generate_writes_what_the_pipeline_makes_and_how(run, checkpoint):
     pipe = AttentionControlPipeline.from_pretrained(checkpoint)
     expected = pipe(
         PROMPT, negative_prompt="a car", control=AttendAndExcite(step_size=40, thresholds={}), num_inference_steps=2,
-        width=64, height=64, guidance_scale=4.0, generator=torch.Generator().manual_seed(3),
+        width=32, height=32, guidance_scale=4.0, generator=torch.Generator().manual_seed(3),
     ).images[0]  # fmt: skip
     assert (pixels(path) == np.asarray(expected)).all()
     recipe = read_recipe(path)
     assert (recipe.prompt, recipe.negative_prompt, recipe.seed, recipe.steps) == (PROMPT, "a car", 3, 2)
-    assert (recipe.guidance_scale, recipe.width, recipe.height, recipe.model) == (4.0, 64, 64, checkpoint)
+    assert (recipe.guidance_scale, recipe.width, recipe.height, recipe.model) == (4.0, 32, 32, checkpoint)
     assert (recipe.control[0]["method"], recipe.control[0]["step_size"]) == ("attend-and-excite", 40.0)
     assert recipe.scheduler == "DDIMScheduler" and set(recipe.versions) >= {"attncontrol", "diffusers", "torch"}
 
@@ -93,7 +93,7 @@ def test_control_none_is_plain_sampling(run, checkpoint):
     assert run("generate", PROMPT, "--seed", 0, "--control", "none").exit_code == 0
     stock = tiny.stable_diffusion()
     expected = stock(
-        PROMPT, num_inference_steps=2, width=64, height=64, generator=torch.Generator().manual_seed(0)
+        PROMPT, num_inference_steps=2, width=32, height=32, generator=torch.Generator().manual_seed(0)
     ).images[0]
     path = "out/a-cat-and-a-red-frog_plain_0.png"
     assert (pixels(path) == np.asarray(expected)).all() and read_recipe(path).control == ()
@@ -195,11 +195,9 @@ def test_compare_draws_plain_and_methods_on_the_same_seeds(run, checkpoint):
     bottom = page.shape[0] - (256 + 8)
     for column, control in enumerate([None, "ebama", "syngen"]):
         generator = torch.Generator().manual_seed(7)
-        image = pipe(PROMPT, control=control, num_inference_steps=2, width=64, height=64, generator=generator).images[
-            0
-        ]
+        output = pipe(PROMPT, control=control, num_inference_steps=2, width=32, height=32, generator=generator)
         x = left + column * (256 + 8)
-        assert (page[bottom : bottom + 256, x : x + 256] == np.asarray(enlarge(image))).all()
+        assert (page[bottom : bottom + 256, x : x + 256] == np.asarray(enlarge(output.images[0]))).all()
 
 
 def test_compare_adds_a_row_of_maps_per_subject(run):
@@ -285,7 +283,7 @@ def test_parse_shows_entities_and_what_methods_make_of_them(run):
         ([PROMPT, "--layout", "boxes.txt"], "--layout: "),
         ([PROMPT, "--width", "100"], "--width: 100 is not a multiple of 8; the nearest is 96"),
         ([PROMPT, "--height", "4"], "--height"),
-        ([PROMPT, "--set", "resolution=64"], "there are 16x16, 32x32"),
+        ([PROMPT, "--set", "resolution=64"], "there are 8x8, 16x16"),
         ([PROMPT, "--guidance-scale", "nan"], "--guidance-scale: nan must be finite"),
         ([PROMPT, "--steps", "0"], "--steps"),
         ([PROMPT, "--steps", "5000"], "--steps"),

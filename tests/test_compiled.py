@@ -11,14 +11,10 @@ from tests import tiny, tiny_transformers
 
 PROMPT = "a red cat and a blue frog"
 CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=300, stop=0.7)
-PIPES = {"unet": lambda: tiny.stable_diffusion(unet=one_level()), "transformer": tiny_transformers.flux}
-
-
-def one_level():
-    """A UNet that is traced in half the time."""
-    return tiny.unet(
-        block_out_channels=(32,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",)
-    )
+PIPES = {
+    "unet": lambda: tiny.stable_diffusion(unet=tiny.unet(**tiny.ONE_LEVEL)),
+    "transformer": tiny_transformers.flux,
+}
 
 
 def compile_and_replace(pipe, name, backend):
@@ -32,6 +28,8 @@ FORMS = {
         backend=backend
     ),
 }
+REST = pytest.mark.slow
+"""Tracing a whole denoiser takes seconds: of its two forms one is compiled before and the other under control."""
 BACKENDS = ["eager", pytest.param("inductor", marks=pytest.mark.slow)]
 
 
@@ -58,7 +56,7 @@ def backend(request):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [pytest.param(f, marks=REST if f == "denoiser.compile()" else ()) for f in FORMS])
 def test_a_compiled_denoiser_is_guided_as_without_and_not_compiled_again(form, expected, backend):
     name, plain, guided = expected
     pipe = PIPES[name]()
@@ -76,7 +74,9 @@ def test_a_compiled_denoiser_is_guided_as_without_and_not_compiled_again(form, e
     assert backend.frame_count == frames
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(f, marks=REST if f == "torch.compile(denoiser)" else ()) for f in FORMS]
+)
 def test_a_denoiser_may_be_compiled_under_control(form, expected, backend):
     name, plain, guided = expected
     pipe = PIPES[name]()

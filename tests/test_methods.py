@@ -1,6 +1,7 @@
 """Every registered method on every kind of UNet: what must hold whatever the loss is."""
 
 import dataclasses
+import functools
 import warnings
 
 import pytest
@@ -42,18 +43,17 @@ def layout_for(name: str, layout=LAYOUT):
     return layout if method_classes()[name].needs_layout else None
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    pipe = AttentionControlPipeline.from_pipe(FAMILIES[request.param]())
+@functools.cache
+def pipeline(kind, dtype=torch.float32):
+    """Built once; tests must leave it as it is."""
+    pipe = AttentionControlPipeline.from_pipe(FAMILIES[kind]())
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(dtype=dtype)
 
 
 @pytest.fixture(scope="module")
 def first_family():
-    pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipeline("1.x")
 
 
 def run(pipe, prompt=PROMPT, seed=0, **arguments):
@@ -63,30 +63,50 @@ def run(pipe, prompt=PROMPT, seed=0, **arguments):
     return pipe(prompt, generator=generators, **{**defaults, **arguments})
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_control_changes_the_image_and_leaves_the_pipeline_alone(family, name):
-    processors = dict(family.unet.attn_processors)
-    plain = run(family).images
-    guided = run(family, control=quick(name), layout=layout_for(name))
+@functools.cache
+def drawn(kind, name=None):
+    """What a family draws plain or with a method, and its attention processors before: several tests compare it."""
+    pipe = pipeline(kind)
+    processors = dict(pipe.unet.attn_processors)
+    return run(pipe, control=name and quick(name), layout=name and layout_for(name)), processors
+
+
+FAST = ("1.x", "XL"), ("attention-refocusing", "conform")
+"""Families that the fast selection tries with every method, and methods that it tries with every family."""
+pairs = pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, marks=[] if kind in FAST[0] or name in FAST[1] else pytest.mark.slow)
+        for kind in FAMILIES
+        for name in METHODS
+    ],
+)
+
+
+@pairs
+def test_control_changes_the_image_and_leaves_the_pipeline_alone(kind, name):
+    plain, processors = drawn(kind)
+    guided, _ = drawn(kind, name)
     assert torch.isfinite(guided.images).all()
-    assert not torch.equal(guided.images, plain)
+    assert not torch.equal(guided.images, plain.images)
     assert guided.control.images[0].steps[0].losses.keys() == {name}
-    assert all(family.unet.attn_processors[key] is processor for key, processor in processors.items())
-    assert torch.equal(run(family).images, plain)
+    unet = pipeline(kind).unet
+    assert all(unet.attn_processors[key] is processor for key, processor in processors.items())
+    assert torch.equal(run(pipeline(kind)).images, plain.images)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_recording_maps_changes_no_latent(family, name):
-    arguments = {"control": quick(name), "layout": layout_for(name)}
-    watched = run(family, record_maps=True, **arguments)
-    assert torch.equal(watched.images, run(family, **arguments).images)
+@pairs
+def test_recording_maps_changes_no_latent(kind, name):
+    watched = run(pipeline(kind), record_maps=True, control=quick(name), layout=layout_for(name))
+    assert torch.equal(watched.images, drawn(kind, name)[0].images)
     assert watched.control.images[0].maps is not None
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_weight_zero_is_the_plain_pipeline(first_family, name):
     control = 0 * quick(name)
-    assert torch.equal(run(first_family, control=control, layout=layout_for(name)).images, run(first_family).images)
+    output = run(first_family, control=control, layout=layout_for(name))
+    assert torch.equal(output.images, drawn("1.x")[0].images)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -102,11 +122,17 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch(first_family, name)
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", ["1.x", "XL"])
-def test_half_precision_weights(name, dtype, kind):
-    pipe = AttentionControlPipeline.from_pipe(FAMILIES[kind]())
-    pipe.to(dtype=dtype)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("1.x", torch.float16),
+        ("XL", torch.bfloat16),
+        pytest.param("1.x", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("XL", torch.float16, marks=pytest.mark.slow),
+    ],
+)
+def test_half_precision_weights(name, kind, dtype):
+    pipe = pipeline(kind, dtype)
     arguments = {"control": quick(name), "layout": layout_for(name)}
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # no update may be skipped
@@ -115,27 +141,27 @@ def test_half_precision_weights(name, dtype, kind):
     assert any(step.moved for step in output.control.images[0].steps)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_non_square_images(family, name):
-    output = run(family, control=quick(name), layout=layout_for(name), width=64, num_inference_steps=1)
-    assert output.images.shape[-2:] == (16, 32)
+@pairs
+def test_non_square_images(kind, name):
+    arguments = {"control": quick(name), "layout": layout_for(name), "width": 48, "num_inference_steps": 1}
+    output = run(pipeline(kind), **arguments)
+    assert output.images.shape[-2:] == (16, 24)
     assert any(step.moved for step in output.control.images[0].steps)
 
 
 @pytest.mark.parametrize("kind", ["1.x", "XL"])
 @pytest.mark.parametrize("name", METHODS)
-def test_the_first_loss_is_the_same_with_ddim_and_euler(name, kind):
+def test_the_first_loss_is_the_same_with_ddim_and_euler(name, kind, monkeypatch):
     """At equal model input; the latents of Euler schedulers are larger by its input scale."""
     losses = []
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
     for cls in (DDIMScheduler, EulerDiscreteScheduler):
         scheduler = tiny.scheduler(cls, timestep_spacing="leading", steps_offset=1)
-        pipe = AttentionControlPipeline.from_pipe(FAMILIES[kind]())
-        pipe.scheduler = scheduler
+        monkeypatch.setattr(pipeline(kind), "scheduler", scheduler)
         scheduler.set_timesteps(STEPS)
         scale = scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0]) * scheduler.init_noise_sigma
         control = quick(name, stop=0.1)  # the first step only
-        output = run(pipe, control=control, layout=layout_for(name), latents=noise / scale)
+        output = run(pipeline(kind), control=control, layout=layout_for(name), latents=noise / scale)
         losses.append(output.control.images[0].steps[0].losses[name])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-4)
 
@@ -154,19 +180,20 @@ ODD_PROMPTS = {  # the prompt, and one of its things (None if it has none)
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kind", ODD_PROMPTS)
-def test_odd_prompts_are_sampled(first_family, name, kind):
-    """A method that needs a layout says so where there is nothing to place; every other prompt is sampled."""
-    prompt, thing = ODD_PROMPTS[kind]
-    layout = layout_for(name, {thing or "cat": [0.0, 0.0, 0.5, 1.0]})
-    arguments = {"control": quick(name), "layout": layout, "num_inference_steps": 1}
+def test_odd_prompts_are_sampled(first_family, name):
+    """A method that needs a layout says so where there is nothing to place; all other prompts are sampled."""
+    needs_layout = method_classes()[name].needs_layout
+    arguments = {"control": quick(name), "num_inference_steps": 1}
+    sampled = {kind: odd for kind, odd in ODD_PROMPTS.items() if odd[1] or not needs_layout}
+    prompts = [prompt for prompt, _ in sampled.values()]
+    layouts = [{thing: [0.0, 0.0, 0.5, 1.0]} for _, thing in sampled.values()] if needs_layout else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        if layout and not thing:
+        images = run(first_family, prompts, layout=layouts, **arguments).images
+        for prompt, _ in (ODD_PROMPTS[kind] for kind in ODD_PROMPTS.keys() - sampled.keys()):
             with pytest.raises(ValueError, match="the layout names 'cat', which is not in the prompt"):
-                run(first_family, prompt, **arguments)
-        else:
-            assert torch.isfinite(run(first_family, prompt, **arguments).images).all()
+                run(first_family, prompt, layout={"cat": [0.0, 0.0, 0.5, 1.0]}, **arguments)
+    assert [kind for kind, image in zip(sampled, images, strict=True) if not torch.isfinite(image).all()] == []
 
 
 ODD_BOXES = {
@@ -190,14 +217,15 @@ BAD_BOXES = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kind", ODD_BOXES)
-def test_odd_boxes(first_family, name, kind):
+def test_odd_boxes(first_family, name):
+    arguments = {"control": quick(name), "layout": [*ODD_BOXES.values()], "num_inference_steps": 1}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        output = run(first_family, control=quick(name), layout=ODD_BOXES[kind], num_inference_steps=1)
-    assert torch.isfinite(output.images).all()
-    if kind in WARNINGS and (kind != "no cell" or method_classes()[name].needs_layout):
-        assert any(WARNINGS[kind] in str(warning.message) for warning in caught)
+        images = run(first_family, [PROMPT] * len(ODD_BOXES), **arguments).images
+    assert [kind for kind, image in zip(ODD_BOXES, images, strict=True) if not torch.isfinite(image).all()] == []
+    for kind, message in WARNINGS.items():
+        if kind != "no cell" or method_classes()[name].needs_layout:
+            assert any(message in str(warning.message) for warning in caught), kind
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,6 +15,7 @@ from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, PROMPT, SCHEDUL
 
 CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=300)
 STEPS = 3
+SHORT = {"num_inference_steps": 2}  # one guided, one not
 CASES = [*PIPELINES, *XL_PIPELINES, *ADDITIONS, *SCHEDULERS, *HELPERS]
 
 
@@ -30,14 +31,16 @@ def controlled(pipe, case, control=CONTROL):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_control_acts_and_leaves_no_trace(case):
     pipe = case.build()
-    plain = run(pipe, case)
+    # longer where a scheduler remembers the first guided step in the second, or where a picture skips one
+    short = {} if case in SCHEDULERS or case.call.get("strength", 1.0) < 1 else SHORT
+    plain = run(pipe, case, **short)
     before = tiny.state(pipe)
     with controlled(pipe, case, 0 * CONTROL):
-        assert torch.equal(run(pipe, case), plain), "weight 0 changes nothing"
+        assert torch.equal(run(pipe, case, **short), plain), "weight 0 changes nothing"
     with controlled(pipe, case) as control:
-        guided = run(pipe, case)
+        guided = run(pipe, case, **short)
     assert tiny.state(pipe) == before
-    assert torch.equal(run(pipe, case), plain)
+    assert torch.equal(run(pipe, case, **short), plain)
     steps = control.record.images[0].steps
     assert steps[0].moved and steps[0].refinements == 1
     losses = steps[0].losses["attend-and-excite"]

@@ -1,6 +1,7 @@
 """Stable Diffusion XL: two text encoders, added conditions, layers to choose from, refiner and few-step schedules."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -75,7 +76,8 @@ def test_a_prompt_batch_equals_single_prompts(pipe):
     ids=lambda conditions: next(iter(conditions)),
 )
 def test_the_guided_forward_sees_the_added_conditions(pipe, conditions):
-    assert first_loss(run(pipe, control=ONCE, **conditions)) != first_loss(run(pipe, control=ONCE))
+    call = {"control": ONCE, "num_inference_steps": 1}
+    assert first_loss(run(pipe, **call, **conditions)) != first_loss(run(pipe, **call))
 
 
 def test_prompt_embeds_with_token_indices(pipe):
@@ -149,11 +151,16 @@ FULL_SIZE = {
 }  # fmt: skip
 
 
-def layers_of(model, height=1024, width=1024):
-    """The layers of a full-size UNet without weights."""
+@functools.cache
+def weightless(model):
+    """The family of a full-size UNet without weights."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(use_linear_projection=True, **FULL_SIZE[model])
-    return family_of(tiny.stable_diffusion_xl(unet=unet)).layers((height // 8, width // 8))
+    return family_of(tiny.stable_diffusion_xl(unet=unet))
+
+
+def layers_of(model, height=1024, width=1024):
+    return weightless(model).layers((height // 8, width // 8))
 
 
 def blocks(layers):
@@ -191,15 +198,19 @@ def test_layers_of_the_refiner():
 
 
 def test_the_layers_that_are_chosen_make_the_loss(pipe):
-    losses = {layers: first_loss(run(pipe, control=AttendAndExcite(layers=layers))) for layers in (None, "up", "down")}
+    losses = {
+        layers: first_loss(run(pipe, control=dataclasses.replace(ONCE, layers=layers), num_inference_steps=1))
+        for layers in (None, "up", "down")
+    }
     assert losses[None] == losses["down"] != losses["up"]
 
 
 def test_methods_of_a_sum_keep_to_their_own_layers(pipe):
-    alone = first_loss(run(pipe, control=ONCE))
+    alone = first_loss(run(pipe, control=ONCE, num_inference_steps=1))
     both = ONCE + AttentionRefocusing(layers="up", step_size=0.0)
     layout = {"cat": [0, 0, 0.5, 1], "frog": [0.5, 0, 1, 1]}
-    assert first_loss(run(pipe, control=both, layout=layout, record_maps=True)) == pytest.approx(alone, abs=1e-6)
+    output = run(pipe, control=both, layout=layout, record_maps=True, num_inference_steps=1)
+    assert first_loss(output) == pytest.approx(alone, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,13 @@ def unet(in_channels: int = 4, **overrides) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**config, **overrides}).eval()
 
 
+ONE_LEVEL = {
+    "block_out_channels": (32,), "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+}  # fmt: skip
+"""Of a UNet with half the layers, for what looks at every operation."""
+
+
 def vae() -> AutoencoderKL:
     torch.manual_seed(3)
     return AutoencoderKL(

@@ -57,7 +57,15 @@ def test_an_image_does_not_depend_on_its_batch(tmp_path, worker, control):
     assert np.abs(alone[0] - alone[2]).max() > 20
 
 
-@pytest.mark.parametrize("control", [None, {"method": "attend-and-excite", "max_refinement_steps": 2}, "conform"])
+@pytest.mark.parametrize(
+    "control",
+    [
+        None,
+        {"method": "attend-and-excite", "max_refinement_steps": 2},
+        {"method": "conform", "refinement_steps": 2},
+    ],
+    ids=["plain", "attend-and-excite", "conform"],
+)
 def test_but_for_rounding_no_image_depends_on_its_batch(tmp_path, worker, control):
     worker.pipe.to(torch.float64)
     wanted = jobs(tmp_path, ROWS[:3], control=control)

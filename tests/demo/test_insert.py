@@ -13,7 +13,6 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import expect
 from typer.testing import CliRunner
 
-from attncontrol import AttentionControlPipeline
 from attncontrol.cli import app
 from attncontrol.demo import Limits, build_demo
 from attncontrol.demo.app import serve
@@ -36,10 +35,12 @@ ASKED |= {"guidance_scale": 3.5}
 
 
 @pytest.fixture(scope="module")
-def studio():
-    pipe = AttentionControlPipeline.from_pipe(tiny_transformers.flux())
-    pipe.default_sample_size = 32  # 64 px: every call attends over all pixels twice
-    return Studio(pipe, "tiny")
+def studio(tmp_path_factory):
+    """A checkpoint of its own size and text length: without, every call would attend over 512 tokens of text twice."""
+    folder = tmp_path_factory.mktemp("flux")
+    tiny_transformers.flux().save_pretrained(folder)
+    (folder / "call.json").write_text(json.dumps({"height": 32, "width": 32, "max_sequence_length": 16}))
+    return load(str(folder), "cpu", "float32")
 
 
 def task_of(studio, **asked):

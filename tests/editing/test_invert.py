@@ -1,3 +1,6 @@
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -21,15 +24,22 @@ def picture(seed=0, size=(32, 32)):
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
+def short_inversion(pipe, method="null-text", image=None, prompt=PROMPT, **arguments):
+    few = {"null_text": NullText(iterations=2), "learning": DynamicPromptLearning(looks=2)}
+    return pipe.invert(image or picture(), prompt, method, **{**SHORT, **few, **arguments})
+
+
 @pytest.fixture
 def invert(pipe):
     """invert(method, **arguments) -> the inversion of a picture by a short run at 32 px."""
 
-    def run(method="null-text", image=None, prompt=PROMPT, **arguments):
-        few = {"null_text": NullText(iterations=2), "learning": DynamicPromptLearning(looks=2)}
-        return pipe.invert(image or picture(), prompt, method, **{**SHORT, **few, **arguments})
+    return functools.partial(short_inversion, pipe)
 
-    return run
+
+@pytest.fixture(scope="module")
+def inverted(pipe):
+    """inverted(method) -> what `invert(method)` gives, made once; tests must leave it as it is."""
+    return functools.cache(lambda method: short_inversion(pipe, method))
 
 
 def same(a, b):
@@ -45,20 +55,20 @@ def reconstruction_error(pipe, inversion):
     return float(((found - inversion.latents[:1]) ** 2).mean())
 
 
-def test_null_text_comes_nearer_to_the_picture_than_ddim(pipe, invert):
-    plain = reconstruction_error(pipe, invert("ddim"))
+def test_null_text_comes_nearer_to_the_picture_than_ddim(pipe, invert, inverted):
+    plain = reconstruction_error(pipe, inverted("ddim"))
     assert reconstruction_error(pipe, invert("null-text", null_text=NullText(iterations=10))) < 0.95 * plain
 
 
-def test_reconstruction_repeats_what_was_sampled_while_learning(pipe, invert):
+def test_reconstruction_repeats_what_was_sampled_while_learning(pipe, inverted):
     for method in ("null-text", "dpl"):
-        inversion = invert(method)
+        inversion = inverted(method)
         found = pipe.reconstruct(inversion, output_type="latent").images[0]
         torch.testing.assert_close(found, inversion.sampled, atol=1e-4, rtol=1e-4)
 
 
-def test_the_nouns_of_the_prompt_are_learned_at_every_step(pipe, invert):
-    inversion = invert("dpl")
+def test_the_nouns_of_the_prompt_are_learned_at_every_step(pipe, invert, inverted):
+    inversion = inverted("dpl")
     assert [name for name, _ in inversion.nouns] == ["cat", "dog"]
     own = pipe.text_encoder.get_input_embeddings().weight[pipe.tokenizer("cat dog")["input_ids"][1:3]]
     assert inversion.tokens.shape == (3, 2, own.shape[1])
@@ -67,9 +77,9 @@ def test_the_nouns_of_the_prompt_are_learned_at_every_step(pipe, invert):
     assert [name for name, _ in only.nouns] == ["dog"] and len(only.tokens[0]) == 1
 
 
-def test_learning_off_is_null_text_inversion(invert):
+def test_learning_off_is_null_text_inversion(invert, inverted):
     off = invert("dpl", learning=DynamicPromptLearning(looks=0), background=None)
-    plain = invert("null-text")
+    plain = inverted("null-text")
     torch.testing.assert_close(off.null, plain.null, atol=1e-5, rtol=1e-5)
 
 
@@ -89,8 +99,8 @@ def test_a_background_mask_is_used_as_given(invert, background):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_saved_inversion_is_read_back_whole(invert, tmp_path, method):
-    inversion = invert(method)
+def test_a_saved_inversion_is_read_back_whole(inverted, tmp_path, method):
+    inversion = inverted(method)
     inversion.save(tmp_path / "one")
     again = Inversion.load(tmp_path / "one")
     assert same(inversion, again) and again == again.load(tmp_path / "one").__class__(**vars(again))
@@ -99,7 +109,7 @@ def test_a_saved_inversion_is_read_back_whole(invert, tmp_path, method):
 
 
 @pytest.mark.parametrize("method", ["null-text", "dpl"])
-def test_an_interrupted_inversion_goes_on_to_the_same_result(invert, tmp_path, method):
+def test_an_interrupted_inversion_goes_on_to_the_same_result(invert, inverted, tmp_path, method):
     path, told = tmp_path / "one", []
 
     def stop(done, total):
@@ -113,7 +123,7 @@ def test_an_interrupted_inversion_goes_on_to_the_same_result(invert, tmp_path, m
     told.clear()
     again = invert(method, path=path, on_step=lambda done, total: told.append(done))
     assert told == [3], "only the missing step is done"
-    assert same(again, invert(method)) and same(again, Inversion.load(path))
+    assert same(again, inverted(method)) and same(again, Inversion.load(path))
 
 
 def test_a_path_that_holds_another_inversion_is_refused_with_what_differs(invert, tmp_path):
@@ -129,15 +139,15 @@ def test_a_path_that_holds_another_inversion_is_refused_with_what_differs(invert
         assert message in str(error.value)
 
 
-def test_a_batch_inverts_each_as_alone(invert):
+def test_a_batch_inverts_each_as_alone(invert, inverted):
     prompts = [PROMPT, "a frog"]
     batch = invert("null-text", image=[picture(), picture(1)], prompt=prompts)
-    assert same(batch[0], invert()) and same(batch[1], invert(image=picture(1), prompt="a frog"))
+    assert same(batch[0], inverted("null-text")) and same(batch[1], invert(image=picture(1), prompt="a frog"))
 
 
-def test_an_edit_of_an_inversion_keeps_its_reconstruction_as_the_source(pipe, invert):
+def test_an_edit_of_an_inversion_keeps_its_reconstruction_as_the_source(pipe, inverted):
     for method in METHODS:
-        inversion = invert(method)
+        inversion = inverted(method)
         output = pipe.edit(inversion, TARGET, output_type="latent")
         expected = pipe.reconstruct(inversion, output_type="latent").images
         torch.testing.assert_close(output.sources, expected, atol=1e-4, rtol=1e-4)
@@ -145,8 +155,8 @@ def test_an_edit_of_an_inversion_keeps_its_reconstruction_as_the_source(pipe, in
         assert [change.text for change in output.changes] == ["cat -> lion"]
 
 
-def test_learned_nouns_stand_in_the_edited_prompt_where_their_words_do(pipe, invert):
-    inversion = invert("dpl")
+def test_learned_nouns_stand_in_the_edited_prompt_where_their_words_do(pipe, inverted):
+    inversion = copy.deepcopy(inverted("dpl"))
     with_tokens = pipe.edit(inversion, "a lion and a red dog", output_type="latent").images
     inversion.tokens = inversion.tokens + torch.tensor([[[0.0], [1.0]]])  # the dog's only
     assert not torch.allclose(pipe.edit(inversion, "a lion and a red dog", output_type="latent").images, with_tokens)
@@ -174,8 +184,8 @@ def test_nothing_is_left_behind(pipe, invert):
     assert not hooks
 
 
-def test_low_memory_changes_no_number_much(invert):
-    fast, low = invert("dpl"), invert("dpl", memory="low")
+def test_low_memory_changes_no_number_much(invert, inverted):
+    fast, low = inverted("dpl"), invert("dpl", memory="low")
     torch.testing.assert_close(low.sampled, fast.sampled, atol=1e-3, rtol=1e-3)
 
 
@@ -198,7 +208,7 @@ def test_the_cost_counts_what_is_done_at_most(pipe, invert):
     assert cost.peak_bytes > inversion_cost(family_of(pipe), (16, 16), "ddim", 3).peak_bytes > 0
 
 
-def test_numbers_that_stop_being_finite_stop_the_inversion_and_keep_what_is_saved(pipe, invert, tmp_path):
+def test_numbers_that_stop_being_finite_stop_the_inversion_and_keep_what_is_saved(pipe, invert, inverted, tmp_path):
     weight = pipe.unet.conv_out.bias
 
     def spoil(done, total):
@@ -213,7 +223,7 @@ def test_numbers_that_stop_being_finite_stop_the_inversion_and_keep_what_is_save
     finally:
         weight.data.copy_(kept)
     assert Inversion.load(tmp_path / "one").learned == 1
-    assert same(invert("null-text", path=tmp_path / "one"), invert("null-text"))
+    assert same(invert("null-text", path=tmp_path / "one"), inverted("null-text"))
 
 
 def other_scheduler(inversion):
@@ -237,8 +247,8 @@ def unfinished(inversion):
 
 
 @pytest.mark.parametrize("change", [other_scheduler, other_model, other_width, unfinished])
-def test_an_inversion_that_does_not_fit_is_refused_with_what_differs(pipe, invert, change):
-    inversion = invert("null-text")
+def test_an_inversion_that_does_not_fit_is_refused_with_what_differs(pipe, inverted, change):
+    inversion = copy.deepcopy(inverted("null-text"))
     message = change(inversion)
     for use in (pipe.reconstruct, lambda inversion: pipe.edit(inversion, TARGET)):
         with pytest.raises(ValueError, match=message):
@@ -246,7 +256,7 @@ def test_an_inversion_that_does_not_fit_is_refused_with_what_differs(pipe, inver
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a file of tensors" * 10, "model", "cut", "json"])
-def test_a_file_that_is_no_inversion_is_refused_with_a_sentence(invert, tmp_path, content):
+def test_a_file_that_is_no_inversion_is_refused_with_a_sentence(inverted, tmp_path, content):
     path = tmp_path / "one"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -255,7 +265,7 @@ def test_a_file_that_is_no_inversion_is_refused_with_a_sentence(invert, tmp_path
 
         save_file({"weight": torch.zeros(2)}, path)
     elif content is not None:
-        invert("ddim").save(path)
+        inverted("ddim").save(path)
         data = path.read_bytes()
         path.write_bytes(data[:-40] if content == "cut" else data.replace(b"ddim", b"dpl2"))
     with pytest.raises(ValueError, match=r"there is no inversion at|cannot be read|is no inversion|damaged inversion"):
@@ -299,8 +309,8 @@ def test_what_cannot_be_inverted_is_refused_with_a_sentence(invert, arguments, m
         invert(**arguments)
 
 
-def test_an_inversion_takes_nothing_that_it_has_itself(pipe, invert):
-    inversion = invert("ddim")
+def test_an_inversion_takes_nothing_that_it_has_itself(pipe, inverted):
+    inversion = inverted("ddim")
     for arguments, message in (
         ({"seed": 1}, "an inversion has its own noise"),
         ({"guidance_scale": 2.0}, "leave 'guidance_scale' out"),

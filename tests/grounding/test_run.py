@@ -33,8 +33,14 @@ def pipe(stock):
     return made
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("cls", "beta"),
+    [
+        pytest.param(cls, beta, marks=[] if beta == 0.3 or cls is diffusers.DDIMScheduler else pytest.mark.slow)
+        for cls in SCHEDULERS
+        for beta in (0.0, 0.3, 1.0)
+    ],
+)
 def test_grounded_latents_are_those_of_the_stock_pipeline(cls, beta):
     stock = gated.gligen(scheduler=tiny.scheduler(cls, **SCHEDULERS[cls]))
     pipe = AttentionControlPipeline.from_pipe(stock)
@@ -183,14 +189,14 @@ def test_attention_refocusing_has_its_term_while_gates_are_open(pipe):
         method = AttentionRefocusing(ground=ground, step_size=0, satisfied=0)
         out = pipe(
             PROMPT, control=method, layout=LAYOUT, grounding=grounding, generator=torch.Generator().manual_seed(0),
-            **{**gated.SIZE, "num_inference_steps": 10},
+            **{**gated.SIZE, "num_inference_steps": 5},
         )  # fmt: skip
         return [step.losses.get("attention-refocusing", [0.0])[0] for step in out.control.images[0].steps]
 
     with_term, without = (losses(ground, Grounding(beta=0.2)) for ground in (3.0, 0.0))
-    assert [a > b for a, b in zip(with_term, without, strict=True)] == [True] * 2 + [False] * 8
+    assert [a > b for a, b in zip(with_term, without, strict=True)] == [True] + [False] * 4
     late, late_without = (losses(ground, Grounding(beta=1.0)) for ground in (3.0, 0.0))
-    assert [a > b for a, b in zip(late, late_without, strict=True)] == [True] * 3 + [False] * 7
+    assert [a > b for a, b in zip(late, late_without, strict=True)] == [True] * 2 + [False] * 3
 
 
 def test_memory_modes_agree(pipe):

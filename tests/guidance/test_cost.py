@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attncontrol import AttendAndExcite, AttentionControlPipeline, attach, create_method, method_classes
+from attncontrol import AttendAndExcite, attach, create_method, method_classes
 from attncontrol.families import family_of
 from attncontrol.guidance import cost
 from attncontrol.guidance.guided_pass import GuidedPass
@@ -97,10 +97,8 @@ def test_maps_of_pixels_by_pixels_are_not_kept(low_memory):
 
 
 @pytest.mark.parametrize("name", method_classes())
-def test_guided_passes_are_those_of_a_run(name):
+def test_guided_passes_are_those_of_a_run(name, pipe):
     """Thresholds out of reach make a run refine as much as it may, without thresholds it does not refine."""
-    pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion())
-    pipe.set_progress_bar_config(disable=True)
     known = method_classes()[name]().settings()
     quick = {"step_size": 1.0, "max_refinement_steps": 2, "refinement_steps": 2}
     hard = {"thresholds": {0: 0.999999, 0.25: 0.999999}, "threshold": 0.0, "satisfied": 2.0}
@@ -118,8 +116,10 @@ def test_guided_passes_are_those_of_a_run(name):
 
         handle = pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
         layout = LAYOUT if method.needs_layout else None
-        pipe(PROMPT, control=method, layout=layout, generator=torch.Generator().manual_seed(0), **CALL)
-        handle.remove()
+        try:
+            pipe(PROMPT, control=method, layout=layout, generator=torch.Generator().manual_seed(0), **CALL)
+        finally:
+            handle.remove()
         found.append((sum(forwards), *cost.guided_passes(method, 4)))
     assert found[0][0] == found[0][1], "as few as counted"
     assert found[1][0] == found[1][2], "as many as counted"

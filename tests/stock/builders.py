@@ -134,11 +134,11 @@ def textual_inversion() -> Any:
     return pipe
 
 
-def helped(helper: Callable[[Any], Any]) -> Callable[[], Any]:
+def helped(helper: Callable[[Any], Any], unet: dict | None = None) -> Callable[[], Any]:
     """The text-to-image pipeline with one of diffusers' helpers switched on."""
 
     def build() -> Any:
-        pipe = pipeline(diffusers.StableDiffusionPipeline, vae=tiny.vae(), text_encoder=tiny.text_encoder())
+        pipe = pipeline(diffusers.StableDiffusionPipeline, unet, vae=tiny.vae(), text_encoder=tiny.text_encoder())
         helper(pipe)
         return pipe
 

@@ -300,13 +300,17 @@ HELPERS = [
     Case("enable_freeu", helped(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4))),
     Case(
         "pipe.unet = torch.compile(pipe.unet)",
-        helped(replace_by_compiled),
+        helped(replace_by_compiled, tiny.ONE_LEVEL),
         note="before or under control; guided passes run the modules as they were written",
     ),
-    Case("unet.compile()", helped(lambda pipe: pipe.unet.compile(backend="eager")), note="likewise"),
+    Case(
+        "unet.compile()",
+        helped(lambda pipe: pipe.unet.compile(backend="eager"), tiny.ONE_LEVEL),
+        note="likewise",
+    ),
     Case(
         "unet.compile_repeated_blocks()",
-        helped(lambda pipe: pipe.unet.compile_repeated_blocks(backend="eager")),
+        helped(lambda pipe: pipe.unet.compile_repeated_blocks(backend="eager"), tiny.ONE_LEVEL),
         note="likewise",
     ),
 ]
