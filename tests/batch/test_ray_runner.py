@@ -43,6 +43,7 @@ class OneDies(StandIn):
         return outcomes
 
 
+@pytest.mark.slow
 def test_two_workers_of_which_one_is_killed(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"prompt {i}\n" for i in range(40)))
