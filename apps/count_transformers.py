@@ -136,12 +136,13 @@ def measure_model(
 
 def timed(work: Callable[[], None], device: str) -> tuple[float, int]:
     """Seconds and peak bytes of the second run."""
+    wait = torch.cuda.synchronize if device == "cuda" else torch.cpu.synchronize
     work()
+    wait()
     memory = PeakMemory(device)
     start = time.perf_counter()
     work()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start, memory.peak_above_start()
 
 
