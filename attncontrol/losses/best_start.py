@@ -43,10 +43,10 @@ def _keep_better(best: Tensor, losses: Tensor, noises: Tensor, found: Tensor, ro
 class BestStart(Ebama):
     """A choice of the noise that sampling starts from, before its first step.
 
-    A draft goes from a noise to the last of `ahead` in as many denoiser calls, and is judged by EBAMA's loss of its
-    attention there, divided by the number of objects. The image goes on from the noise of the best draft. It works
-    alone and beside every method; as a part of a sum its weight has no effect. With a `step_size` it guides, too, as
-    EBAMA does.
+    A draft goes from a noise to the last of `ahead` in as many denoiser calls, guided by the sum's other parts with
+    `moves`, and is judged by EBAMA's loss of its attention there, divided by the number of objects, or by the loss of
+    the other parts. The image goes on from the noise of the best draft. It works alone and beside every method; as a
+    part of a sum its weight has no effect. With a `step_size` it guides, too, as EBAMA does.
     """
 
     step_size: float = option(0.0, "length of a step down the gradient with respect to the latents; 0 only chooses")
