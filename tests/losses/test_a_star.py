@@ -116,16 +116,29 @@ def test_otsu_separates_two_levels():
     assert torch.equal(binarize(maps, "otsu"), expected)
 
 
+@pytest.mark.parametrize("power", [1, 3, 6])
+def test_otsu_splits_where_the_squares_within_both_classes_are_smallest(power):
+    """Of maps with ever fewer strong pixels; all splits are tried."""
+    maps = torch.rand(20, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(power)) ** power
+
+    def within(values):
+        return ((values - values.mean()) ** 2).sum()
+
+    for values, mask in zip(maps.flatten(1), binarize(maps, "otsu").flatten(1), strict=True):
+        found, order = mask.sum(), values.sort().values
+        squares = [within(order[:-n]) + within(order[-n:]) for n in range(1, 12)]
+        assert found == 1 + int(torch.stack(squares).argmin())
+        assert values[mask].min() > values[~mask].max()
+
+
 @pytest.mark.parametrize("rule", ["max", "quantile", "otsu"])
 def test_an_empty_map_has_an_empty_mask(rule):
     assert not binarize(torch.zeros(1, 4, 4), rule).any()
 
 
-def test_spread_fills_the_unit_interval():
-    maps = torch.stack([torch.rand(4, 4), torch.full((4, 4), 0.3)])
-    spread_maps = spread(maps)
-    assert (spread_maps[0].min(), spread_maps[0].max()) == (0, 1)
-    assert not spread_maps[1].any()
+def test_each_map_is_spread_over_the_unit_interval():
+    maps = torch.tensor([[[2.0, 3], [4, 6]], [[8, 8], [8, 8]], [[-1, 0], [0, 1]]])
+    assert spread(maps).tolist() == [[[0, 0.25], [0.5, 1]], [[0, 0], [0, 0]], [[0, 0.5], [0.5, 1]]]
 
 
 def test_masks_come_from_the_step_before_and_move_on():

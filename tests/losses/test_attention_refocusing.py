@@ -97,6 +97,15 @@ def test_weights_add_up():
     torch.testing.assert_close(both, 0.5 * car + 2 * sar)
 
 
+def test_the_leak_is_a_mean_over_the_layers_of_self_attention():
+    method = AttentionRefocusing(car=0)
+    layers = [denoiser_maps(seed).self_attention((8, 8))[0] for seed in range(3)]
+    maps = AttentionMaps((*captured(AttentionRefocusing(sar=0), denoiser_maps()).layers, *layers))
+    cells = cell_masks([LEFT, RIGHT], (8, 8)).flatten(1)
+    expected = sum(sar_loss(layer.probabilities, cells, 2) for layer in layers) / 3
+    torch.testing.assert_close(evaluate(method, maps, placed(([1], [LEFT]), ([4], [RIGHT]))).loss, expected)
+
+
 def test_layers():
     layers = [m.layer for m in denoiser_maps().layers]
     assert AttentionRefocusing().select_layers(layers) == layers[2:]

@@ -195,6 +195,14 @@ def test_which_pieces_take_part(pieces, expected):
     assert Conform(pieces=pieces).groups(context(GROUPS)) == [[2, 3], expected]
 
 
+def test_softmax_over_the_pixels_of_each_map():
+    attention = random_attention(0).detach()
+    method = Conform(softmax_normalize_attention_maps=True, smoothing=False)
+    weights = (100 * attention[..., [2, 6]].double()).exp().flatten(0, 1).T
+    expected = weights / weights.sum(1, keepdim=True)
+    torch.testing.assert_close(rows_of(method, attention, context([[2], [6]]))[0].double(), expected)
+
+
 def test_which_loss_the_mixed_one_is():
     attention = random_attention(0)
     for groups, name in (([[2], [6, 7]], "contrastive"), ([[2, 3], [6]], "ntxent")):

@@ -182,3 +182,15 @@ def test_grounding_term_leaves_an_objects_own_token_out():
     tokens = token_attention(attention[None], cell_masks([LEFT, RIGHT], (4, 4)).flatten(1)[None])[0]
     own = torch.tensor([[True, False, False], [False, True, False]])
     torch.testing.assert_close(grounding_terms(tokens, own), torch.tensor([0.3, 0.9]))
+
+
+def test_an_empty_box_has_no_attention_to_grounding_tokens_and_no_gradient():
+    attention = torch.rand(1, 2, 19, 19, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    boxes = torch.zeros(1, 2, 16, dtype=torch.bool)
+    boxes[0, 1, 3:5] = True
+    tokens = token_attention(attention, boxes)
+    assert tokens[0, 0].isnan().all()
+    torch.testing.assert_close(tokens[0, 1], attention[0, :, 3:5, 16:].mean(1))
+    expected = torch.zeros_like(attention)
+    expected[0, :, 3:5, 16:] = 1 / 2
+    assert torch.equal(gradient(tokens.sum(), attention)[0], expected)
