@@ -14,9 +14,14 @@ from tests.stock.builders import lora, text_to_image
 from tests.stock.supported import ADDITIONS, HELPERS, PIPELINES, PROMPT, SCHEDULERS, XL_PIPELINES, Case
 
 CONTROL = AttendAndExcite(thresholds={0: 0.9}, max_refinement_steps=1, step_size=300)
+UNREFINED = AttendAndExcite(thresholds={}, step_size=300)
 STEPS = 3
 SHORT = {"num_inference_steps": 2}  # one guided, one not
-CASES = [*PIPELINES, *XL_PIPELINES, *ADDITIONS, *SCHEDULERS, *HELPERS]
+CASES = [
+    # torch.compile of a whole UNet takes seconds; test_compiled.py does it in the fast selection
+    pytest.param(case, id=case.name, marks=pytest.mark.slow if "torch.compile(" in case.name else ())
+    for case in [*PIPELINES, *XL_PIPELINES, *ADDITIONS, *SCHEDULERS, *HELPERS]
+]
 
 
 def run(pipe, case, **arguments):
@@ -28,14 +33,14 @@ def controlled(pipe, case, control=CONTROL):
     return attach(pipe, control, prompt=case.prompt, subjects=case.subjects)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES)
 def test_control_acts_and_leaves_no_trace(case):
     pipe = case.build()
     # longer where a scheduler remembers the first guided step in the second, or where a picture skips one
     short = {} if case in SCHEDULERS or case.call.get("strength", 1.0) < 1 else SHORT
     plain = run(pipe, case, **short)
     before = tiny.state(pipe)
-    with controlled(pipe, case, 0 * CONTROL):
+    with controlled(pipe, case, 0 * UNREFINED):
         assert torch.equal(run(pipe, case, **short), plain), "weight 0 changes nothing"
     with controlled(pipe, case) as control:
         guided = run(pipe, case, **short)
@@ -150,7 +155,7 @@ def first_moves(pipe, case, monkeypatch, **arguments):
 
     monkeypatch.setattr(type(pipe.scheduler), "step", recording_step)
     handles = [recording_input(before)]
-    with suppress(Enough), controlled(pipe, case, AttendAndExcite(thresholds={}, step_size=300)):
+    with suppress(Enough), controlled(pipe, case, UNREFINED):
         handles.append(recording_input(after))
         run(pipe, case, **arguments)
     for handle in handles:

@@ -271,11 +271,11 @@ def test_behind_a_login_nothing_is_had_without_one(server):
             if answer.status != 401:
                 won.append((path, cookie, answer.status))
         assert not won
-        wrong = [_log_in(url, "wrong").status for _ in range(3)]
+        wrong = [_log_in(url, "wrong").status for _ in range(2)]
         start = time.monotonic()
         right = _log_in(url, "secret")
-        assert wrong == [400] * 3 and right.status == 200
-        assert time.monotonic() - start > 3
+        assert wrong == [400] * 2 and right.status == 200
+        assert time.monotonic() - start > 1.5  # after one wrong password it would be 1
         cookie = {"Cookie": "; ".join(c.split(";")[0] for c in right.headers.get_all("set-cookie"))}
         for path in ("/gradio_api/cancel", "/gradio_api/reset"):
             assert ask(url, "POST", path, json.dumps(ASKED).encode(), {**JSON, **cookie}).status == 200

@@ -14,13 +14,14 @@ def parse_of(record):
     return DependencyParse.from_words(record["prompt"], parse["words"], parse["pos"], parse["dep"], parse["head"])
 
 
+VOCABULARY = spacy.blank("en").vocab
+
+
 def doc_of(record):
     parse = record["dependency_parse"]
     spans = parse_of(record).spans
     spaces = [end < len(record["prompt"]) and record["prompt"][end] == " " for _, end in spans]
-    return Doc(
-        spacy.blank("en").vocab, parse["words"], spaces, pos=parse["pos"], deps=parse["dep"], heads=parse["head"]
-    )
+    return Doc(VOCABULARY, parse["words"], spaces, pos=parse["pos"], deps=parse["dep"], heads=parse["head"])
 
 
 def as_recorded(groups, none_for_bare=False):
