@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attncontrol import AttendAndExcite, attach, create_method, method_classes
+from attncontrol import AttendAndExcite, AttentionControlPipeline, attach, create_method, method_classes
 from attncontrol.families import family_of
 from attncontrol.guidance import cost
 from attncontrol.guidance.guided_pass import GuidedPass
@@ -15,6 +15,7 @@ from tests import tiny
 PROMPT = "a red cat and a blue frog"
 LAYOUT = {"red cat": [0.0, 0.0, 0.5, 1.0], "blue frog": [0.5, 0.0, 1.0, 1.0]}
 CALL = {"num_inference_steps": 4, "height": 32, "width": 32, "output_type": "latent"}
+SMALL = {**CALL, "height": 16, "width": 16}
 
 
 @pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.stable_diffusion_xl, tiny.refiner])
@@ -96,8 +97,15 @@ def test_maps_of_pixels_by_pixels_are_not_kept(low_memory):
     assert gradients[0].abs().max() > 1e-4
 
 
+@pytest.fixture(scope="module")
+def one_level():
+    pipe = AttentionControlPipeline.from_pipe(tiny.stable_diffusion(unet=tiny.unet(**tiny.ONE_LEVEL)))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.mark.parametrize("name", method_classes())
-def test_guided_passes_are_those_of_a_run(name, pipe):
+def test_guided_passes_are_those_of_a_run(name, one_level):
     """Thresholds out of reach make a run refine as much as it may, without thresholds it does not refine."""
     known = method_classes()[name]().settings()
     quick = {"step_size": 1.0, "max_refinement_steps": 2, "refinement_steps": 2}
@@ -114,10 +122,10 @@ def test_guided_passes_are_those_of_a_run(name, pipe):
         def note(module, args, kwargs, forwards=forwards):
             forwards.append(torch.is_grad_enabled())
 
-        handle = pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
+        handle = one_level.unet.register_forward_pre_hook(note, with_kwargs=True)
         layout = LAYOUT if method.needs_layout else None
         try:
-            pipe(PROMPT, control=method, layout=layout, generator=torch.Generator().manual_seed(0), **CALL)
+            one_level(PROMPT, control=method, layout=layout, generator=torch.Generator().manual_seed(0), **SMALL)
         finally:
             handle.remove()
         found.append((sum(forwards), *cost.guided_passes(method, 4)))
