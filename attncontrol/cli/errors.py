@@ -1,4 +1,7 @@
-"""How commands fail: one line on stderr that names the option and the remedy, exit code 2 for wrong input, else 1."""
+"""How commands fail: one line on stderr that names the option and the remedy, exit code 2 for wrong input, else 1.
+
+After an interruption it is 130, and without a reader of the output 141, as in a shell.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,14 @@ class CommandGroup(TyperGroup):
         for number, text in enumerate(args, 1):
             if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
                 _fail(f"argument {number} is not UTF-8 text: {text!r}", 2)
-        return super().parse_args(ctx, args)
+        with _reader():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command; the exit code says how it ended."""
         for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
             os.environ.setdefault(name, "error")
-        with warnings.catch_warnings():
+        with _reader(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
@@ -47,7 +51,7 @@ class CommandGroup(TyperGroup):
                 _fail(f"interrupted: {GO_ON.get(ctx.invoked_subcommand, 'the files listed above are complete')}", 130)
             except ValueError as error:
                 _fail(error, 2)
-            except BrokenPipeError:  # typer ends quietly: whoever read the output has had enough
+            except BrokenPipeError:
                 raise
             except OSError as error:
                 _fail(error, 1)
@@ -57,6 +61,18 @@ class CommandGroup(TyperGroup):
                 _fail(
                     f"out of memory: try a smaller --width and --height, --dtype float16, or --device cpu ({error})", 1
                 )
+
+
+@contextmanager
+def _reader() -> Iterator[None]:
+    """Ends the program as other ones end when whoever read the output has had enough: quietly, as by SIGPIPE."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:  # rich ends the program itself
+        if not any(isinstance(e, BrokenPipeError) for e in (error, error.__context__)):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written at the very end
+        raise typer.Exit(128 + 13) from None
 
 
 def _fail(error: object, code: int) -> None:

@@ -1,4 +1,8 @@
-"""How commands end: verdicts, and a line when they are interrupted."""
+"""How commands end: verdicts, a line when they are interrupted, and quietly without a reader."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -35,3 +39,14 @@ def test_an_interrupted_command_says_how_to_go_on(command, hint):
     program.command("generate")(stop)
     result = CliRunner().invoke(program, [command])
     assert result.exit_code == 130 and result.stderr == f"Error: interrupted: {hint}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["methods"]], ids=lambda arguments: arguments[0])
+def test_without_a_reader_of_its_output_a_command_ends_quietly(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", "attncontrol", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
