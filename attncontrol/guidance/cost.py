@@ -27,7 +27,7 @@ from attncontrol.families import family_of_checkpoint
 from attncontrol.families.base import Family
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.layout import Layout
-from attncontrol.losses.base import Context, Drafts, Method, Reading
+from attncontrol.losses.base import Context, Method, Reading
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
 Memory = Literal["auto", "fast", "low"]
@@ -131,25 +131,9 @@ def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, tex
     plain, fast = plain_cost(family, grid, text=text), guided_cost(family, grid, layers, text=text)
     low = guided_cost(family, grid, layers, True, text) if family.can_checkpoint(layers) else None
     passes = guided_passes(method, steps)
-    operations = [
-        n * fast.operations + _draft_operations(family, grid, drafts, tuple(layers), fast, text)
-        for n, drafts in zip(passes, method.drafts, strict=True)
-    ]
-    arithmetic = (1 + operations[0] / plain.operations / steps, 1 + operations[1] / plain.operations / steps)
+    ratio = fast.operations / plain.operations
+    arithmetic = tuple(1 + (n * ratio + drafts) / steps for n, drafts in zip(passes, method.draft_calls, strict=True))
     return MethodCost(tuple(layers), passes, arithmetic, plain, fast, low)
-
-
-def _draft_operations(
-    family: Family, grid: Size, drafts: Drafts, layers: Sequence[Layer], guided: Cost, text: int | None
-) -> int:
-    """The operations of drafts; a move of the other parts counts as a guided pass to the drafting part's layers."""
-    if not any(drafts):
-        return 0
-    names = tuple(layer.name for layer in layers)
-    look = _count(_Pass.of(family, grid, text, names, backward=False))
-    calls = drafts.calls * plain_cost(family, grid, text=text).operations
-    alone = drafts.text_calls * plain_cost(family, grid, 1, text).operations
-    return calls + alone + drafts.looks * look.operations + drafts.moves * guided.operations
 
 
 def guided_passes(method: Method, steps: int) -> tuple[int, int]:
@@ -198,10 +182,7 @@ def load_weightless(path: str, dtype: torch.dtype) -> tuple[Family, int, Size]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What is counted: a guided pass up to the last of some layers, or with `layers` None an ordinary forward.
-
-    Without `backward` maps are only looked at.
-    """
+    """What is counted: a guided pass up to the last of some layers, or with `layers` None an ordinary forward."""
 
     kind: type[Family]
     config: str
@@ -211,7 +192,6 @@ class _Pass:
     layers: tuple[str, ...] | None
     low_memory: bool
     rows: int
-    backward: bool
 
     @classmethod
     def of(
@@ -222,10 +202,9 @@ class _Pass:
         layers: tuple[str, ...] | None = None,
         low_memory: bool = False,
         rows: int = 1,
-        backward: bool = True,
     ) -> _Pass:
         config = json.dumps(dict(family.denoiser.config), sort_keys=True, default=str)
-        return cls(type(family), config, family.denoiser.dtype, grid, text, layers, low_memory, rows, backward)
+        return cls(type(family), config, family.denoiser.dtype, grid, text, layers, low_memory, rows)
 
 
 @functools.lru_cache(maxsize=64)
@@ -236,8 +215,7 @@ def _count(counted: _Pass) -> Cost:
         if any(hasattr(child, "processor") for child in module.children()):
             module.forward = _fused(module.forward)
     kept, counter = 0, _Counter(family.denoiser)
-    has_gradient = counted.layers is not None and counted.backward
-    with torch.device("meta"), torch.inference_mode(False), torch.set_grad_enabled(has_gradient):
+    with torch.device("meta"), torch.inference_mode(False), torch.set_grad_enabled(counted.layers is not None):
         call = family.example_call(counted.rows, counted.grid, counted.text)
         if counted.layers is None:
             with counter:
@@ -248,8 +226,7 @@ def _count(counted: _Pass) -> Cost:
             with counter, pass_.run(pass_.start, [0]) as (leaf, maps):
                 kept = counter.now
                 total = torch.stack([_read(layer).sum() for layer in maps.layers]).sum()
-                if counted.backward:
-                    torch.autograd.grad(total, leaf)
+                torch.autograd.grad(total, leaf)
     return Cost(counter.operations, kept, counter.peak)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +17,8 @@ from attncontrol.families.compiled import uncompiled
 from attncontrol.guidance.guided_pass import GuidedPass
 from attncontrol.guidance.round import Part
 from attncontrol.guidance.schedulers import keeps_float32
-from attncontrol.guidance.targets import GuidedImage, Target
-from attncontrol.losses.base import Context, Judge
-
-if TYPE_CHECKING:
-    from attncontrol.guidance.engine import Engine
+from attncontrol.guidance.targets import GuidedImage
+from attncontrol.losses.base import Context
 
 
 @dataclass(frozen=True)
@@ -85,47 +81,27 @@ class Draft:
         part: Whose loss and layers.
         images: The images it is asked about, in the order of their rows.
         contexts: What is known of each.
-        rehearsal: Makes an engine of the sum's other parts, for drafts that are guided.
     """
 
     def __init__(
-        self,
-        guided: GuidedPass,
-        part: Part,
-        images: Sequence[GuidedImage],
-        contexts: Sequence[Context],
-        rehearsal: Callable[[Sequence[Target]], Engine],
+        self, guided: GuidedPass, part: Part, images: Sequence[GuidedImage], contexts: Sequence[Context]
     ) -> None:
         self.guided, self.part, self.images, self.contexts = guided, part, images, contexts
-        self.count = contexts[0].count
         self.family: Family = guided.family
         self.scheduler = self.family.pipe.scheduler
-        self.rehearsal = rehearsal
 
-    def __call__(
-        self, starts: Tensor, ahead: Sequence[float], rows: Sequence[int], moves: int = 0, judge: Judge = "own"
-    ) -> Tensor:
+    def __call__(self, starts: Tensor, ahead: Sequence[float], rows: Sequence[int]) -> Tensor:
         """The loss of every draft, also noted in the images' records. Raises ValueError where none can be made."""
         self._check()
         images = [self.images[row] for row in rows]
-        engine = self.rehearsal([image.target for image in images])
-        moves = moves if engine.methods else 0
-        latents, then = starts, Level.of(self.scheduler, 0)
-        for place, following in pairwise((0.0, *ahead)):
-            now, then = then, Level.of(self.scheduler, following)
-            before = latents
-            for _ in range(moves):
-                latents = self._moved(engine, latents, place, now, then, images)
-            with torch.no_grad():
-                seen = before if moves and engine.moves_after else latents
-                output = self._output(seen, now.timestep, images, with_scale=moves == 0)
+        with torch.no_grad():
+            now, latents = Level.of(self.scheduler, 0), starts
+            for fraction in ahead:
+                then = Level.of(self.scheduler, fraction)
+                output = self._output(latents, now.timestep, [image.row for image in images])
                 latents = longer_step(latents, output, now, then, predicts(self.scheduler))
-        if judge == "sum" and engine.methods:
-            fresh = self.rehearsal([image.target for image in images])  # compares with no earlier maps
-            call = self._call(latents, then.timestep, images)
-            losses = fresh.losses(call, self._index((0.0, *ahead)[-1]), self.count)
-        else:
-            losses = self._losses(latents, then.timestep, images, [self.contexts[row] for row in rows])
+                now = then
+            losses = self._losses(latents, now.timestep, images, [self.contexts[row] for row in rows])
         for image, loss in zip(images, losses.tolist(), strict=True):
             image.record.drafts.append(loss)
         return losses
@@ -148,41 +124,18 @@ class Draft:
         moved = given * (timestep / self.family.timestep(call).to(given.device))
         return {**call, "timestep": moved if given.is_floating_point() else moved.round().to(given.dtype)}
 
-    def _moved(
-        self, engine: Engine, latents: Tensor, place: float, now: Level, then: Level, images: Sequence[GuidedImage]
-    ) -> Tensor:
-        """Latents after one move of the engine's parts at a place of sampling."""
-        call = self._call(latents, now.timestep, images)
-        move = engine.guide(call, self._index(place), self.count, (now.noise, then.noise))
-        return latents if move is None else latents + move
-
-    def _index(self, place: float) -> int:
-        """The iteration at a place of sampling."""
-        return int(place * self.count + 1e-6)
-
-    def _call(
-        self, latents: Tensor, timestep: float, images: Sequence[GuidedImage], copies: Sequence[int] | None = None
-    ) -> Call:
-        """The denoiser's arguments for some images at another time, for these copies of them or all."""
+    def _output(self, latents: Tensor, timestep: float, rows: Sequence[int]) -> Tensor:
+        """The denoiser's output for some images with the pipeline's guidance scale: float32, shaped as the latents."""
         guided, family = self.guided, self.family
-        copies = range(guided.copies) if copies is None else copies
-        every = [copy * guided.images + image.row for copy in copies for image in images]
+        every = [copy * guided.images + row for copy in range(guided.copies) for row in rows]
         call = family.rows(self._at(guided.call, timestep), guided.batch, every)
-        return family.with_latents(call, torch.cat([latents.to(guided.dtype)] * len(copies)))
-
-    def _output(self, latents: Tensor, timestep: float, images: Sequence[GuidedImage], with_scale: bool) -> Tensor:
-        """The denoiser's output for some images: float32, shaped as the latents.
-
-        With the pipeline's guidance scale, or that of the text alone.
-        """
-        guided = self.guided
-        chosen = range(guided.copies) if with_scale else [guided.conditional]
-        with uncompiled() if self.family.parts.is_compiled else nullcontext():
-            output = self.family.run(self._call(latents, timestep, images, chosen))[0].float()
+        call = family.with_latents(call, torch.cat([latents.to(guided.dtype)] * guided.copies))
+        with uncompiled() if family.parts.is_compiled else nullcontext():
+            output = family.run(call)[0].float()
         if output.shape[1] == 2 * latents.shape[1]:  # the other half is a learned variance
             output = output[:, : latents.shape[1]]
-        copies = output.chunk(len(chosen))
-        if len(chosen) == 1:
+        copies = output.chunk(guided.copies)
+        if guided.copies == 1:
             return copies[0]
         with_text, without = copies[guided.conditional], copies[1 - guided.conditional]
         return without + self.family.pipe.guidance_scale * (with_text - without)
@@ -195,5 +148,5 @@ class Draft:
         call = self._at(guided.call, timestep)
         looking = GuidedPass(self.family, call, self.family.running(self.part.layers), prompts=guided.prompts)
         every = guided.start.index_copy(0, index_tensor(rows, latents.device), latents)
-        with torch.no_grad(), looking.run(every, rows) as (_, maps):
+        with looking.run(every, rows) as (_, maps):
             return self.part.method.evaluate(maps.of(self.part.layers, self.part.method.keys), contexts).loss.cpu()

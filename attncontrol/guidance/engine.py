@@ -91,8 +91,14 @@ class Engine:
         """
         self.index, self.count, self.noise = index, count, noise
         with torch.inference_mode(False), torch.enable_grad():
-            is_first, guided = not self.images, self._guided(call)
-            latents = self._prepare(guided) if is_first else guided.start
+            if not self.images:
+                self._choose_layers(self.family.layers(self.family.grid(call)))
+            guided = GuidedPass(self.family, call, self.family.running(self.layers), prompts=len(self.targets))
+            latents = guided.start
+            if not self.images:
+                guided.check_copies()
+                self._start_run(guided.images)
+                latents = self._prepare(guided)
             prepared = latents is not guided.start
             for image in self.images:
                 self._start_step(image, self.family.timestep(call))
@@ -104,32 +110,6 @@ class Engine:
                 self.recorder.look(call, latents, self.images, index, count)
         moved = any(image.step.moved for image in self.images)
         return latents - guided.start if moved or prepared else None
-
-    def losses(self, call: Call, index: int, count: int) -> Tensor:
-        """The weighted sum of what the parts say of the latents of a denoiser call: float32 [images] on the CPU.
-
-        Nothing moves and nothing is remembered; arguments as of `guide`.
-        """
-        self.index, self.count = index, count
-        with torch.inference_mode(False), torch.no_grad():
-            guided, total = self._guided(call), torch.zeros(())
-            with guided.run(guided.start, range(guided.images)) as (_, maps):
-                for number, part in enumerate(self.parts):
-                    contexts = [self._context(image, number) for image in self.images]
-                    evaluation = part.method.evaluate(maps.of(part.layers, part.method.keys), contexts)
-                    total = total + part.weight * evaluation.loss.cpu()
-            return total
-
-    def _guided(self, call: Call) -> GuidedPass:
-        """The pass that repeats a denoiser call; before the first one, layers are chosen and images begun."""
-        is_first = not self.images
-        if is_first:
-            self._choose_layers(self.family.layers(self.family.grid(call)))
-        guided = GuidedPass(self.family, call, self.family.running(self.layers), prompts=len(self.targets))
-        if is_first:
-            guided.check_copies()
-            self._start_run(guided.images)
-        return guided
 
     def _recorder(self, record_maps: bool | MapSettings) -> MapRecorder:
         """Looks at every word where settings ask for it or nothing is guided, else at the subjects alone."""
@@ -174,19 +154,13 @@ class Engine:
             images = [image for image in self.images if part.method.focus(self._context(image, number))]
             if not images:
                 continue
-            contexts = [self._context(image, number) for image in images]
-            draft = Draft(guided, part, images, contexts, self._rehearsal)
+            draft = Draft(guided, part, images, [self._context(image, number) for image in images])
             rows = index_tensor([image.row for image in images], noise.device)
             if (prepared := part.method.prepare(noise[rows], draft)) is not None:
                 noise = noise.index_copy(0, rows, prepared.noise)
                 for image, loss in zip(images, prepared.losses.tolist(), strict=True):
                     image.record.spared |= part.method.spares(loss)
         return noise
-
-    def _rehearsal(self, targets: Sequence[Target]) -> Engine:
-        """An engine of the parts that choose no noise, for drafts."""
-        parts = tuple((weight, method) for weight, method in self.methods if not any(method.drafts[1]))
-        return Engine(self.family, MethodSum(parts), targets, memory=self.memory)
 
     def _check_maps(self) -> None:
         """Warns where a method's maps are too coarse for the layout."""

@@ -97,38 +97,14 @@ class Reading:
 Refinement = Generator[float, Reading, None]
 
 
-Judge = Literal["own", "sum"]
-"""Whose loss a draft has: that of the method that asks, or of the sum's other parts, where there are any."""
-
-
 class Look(Protocol):
     """What a method can ask before the first step: how good a draft from a noise is."""
 
-    def __call__(
-        self, starts: Tensor, ahead: Sequence[float], rows: Sequence[int], moves: int = 0, judge: Judge = "own"
-    ) -> Tensor:
-        """The loss of a draft from every start [n, ...] of these rows: float32 [n] on the CPU.
+    def __call__(self, starts: Tensor, ahead: Sequence[float], rows: Sequence[int]) -> Tensor:
+        """The method's loss of a draft from every start [n, ...] of these rows: float32 [n] on the CPU.
 
-        Args:
-            starts: The noises.
-            ahead: The fractions of sampling that a draft goes to, a denoiser call each; maps are those at the last,
-                of the noise itself without any.
-            rows: The images that the noises are for, in the order of `prepare`.
-            moves: How often the other parts of the sum move the latents at every place that a draft leaves.
-            judge: Whose loss.
+        `ahead` are the fractions of sampling that the draft goes to, a denoiser call each; maps are those at the last.
         """
-
-
-class Drafts(NamedTuple):
-    """What `prepare` takes for one image, for what it costs: denoiser calls, looks at attention, guided moves.
-
-    `text_calls` are calls for the text alone, without the copy that has none.
-    """
-
-    calls: int = 0
-    text_calls: int = 0
-    looks: int = 0
-    moves: int = 0
 
 
 class Prepared(NamedTuple):
@@ -284,9 +260,9 @@ class Method(ABC):
         return None
 
     @property
-    def drafts(self) -> tuple[Drafts, Drafts]:
-        """The least and the most that `prepare` takes; nothing of a method that leaves the noise as it is."""
-        return Drafts(), Drafts()
+    def draft_calls(self) -> tuple[int, int]:
+        """The fewest and the most denoiser calls of `prepare`, for what it costs."""
+        return 0, 0
 
     def spares(self, loss: float) -> bool:
         """Whether an image of this loss in `prepare` is left alone: no part of the sum guides it."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attncontrol.attention.maps import AttentionMaps, on_device
-from attncontrol.losses.base import Context, Drafts, Evaluation, Judge, Look, Prepared, option
+from attncontrol.losses.base import Context, Evaluation, Look, Prepared, option
 from attncontrol.losses.ebama import Ebama
 from attncontrol.losses.registry import register
 from attncontrol.losses.words import word_groups
@@ -27,13 +27,6 @@ def reordered(noise: Tensor, number: int) -> Tensor:
     return flat[:, order.to(noise.device)].reshape(noise.shape)
 
 
-def _keep_better(best: Tensor, losses: Tensor, noises: Tensor, found: Tensor, rows: Sequence[int]) -> None:
-    """Puts what has a lower loss in place of what these rows have, noise and loss."""
-    for place, row in enumerate(rows):
-        if found[place] < losses[row]:
-            best[row], losses[row] = noises[place], found[place]
-
-
 @register(
     "best-start",
     summary="Drafts several starting noises and goes on from the one that attends best.",
@@ -43,10 +36,10 @@ def _keep_better(best: Tensor, losses: Tensor, noises: Tensor, found: Tensor, ro
 class BestStart(Ebama):
     """A choice of the noise that sampling starts from, before its first step.
 
-    A draft goes from a noise to the last of `ahead` in as many denoiser calls, guided by the sum's other parts with
-    `moves`, and is judged by EBAMA's loss of its attention there, divided by the number of objects, or by the loss of
-    the other parts. The image goes on from the noise of the best draft. It works alone and beside every method; as a
-    part of a sum its weight has no effect. With a `step_size` it guides, too, as EBAMA does.
+    A draft goes from a noise to the last of `ahead` in as many denoiser calls, and is judged by EBAMA's loss of its
+    attention there, divided by the number of objects. The image goes on from the noise of the best draft. It works
+    alone and beside every method; as a part of a sum its weight has no effect. With a `step_size` it guides, too, as
+    EBAMA does.
     """
 
     step_size: float = option(0.0, "length of a step down the gradient with respect to the latents; 0 only chooses")
@@ -56,21 +49,9 @@ class BestStart(Ebama):
         at_least=0,
         at_most=100,
     )
-    judge: Judge = option(
-        "own", "whose loss tells which draft is best: 'own', EBAMA's, or 'sum', that of the sum's other parts"
-    )
-    screen: int = option(
-        1, "every start is the best of so many noises by the loss of the noise itself", at_least=1, at_most=64
-    )
     starts: int = option(4, "most noises that are drafted, the given one first", at_least=1, at_most=64)
     ahead: tuple[float, ...] = option(
         (0.134, 0.267), "where in sampling a draft goes, rising, one denoiser call each", at_least=0, at_most=0.9
-    )
-    moves: int = option(
-        0,
-        "moves of the sum's other parts at every place that a draft leaves; 0 drafts without them",
-        at_most=20,
-        at_least=0,
     )
     enough: float | None = option(
         None,
@@ -94,42 +75,27 @@ class BestStart(Ebama):
 
     def prepare(self, noise: Tensor, look: Look) -> Prepared | None:
         """The best of the drafted noises, and its loss."""
-        if self._keeps_noise:
+        if self.starts == 1 and self.enough is None:
             return None
         best, losses = noise.clone(), torch.full((len(noise),), torch.inf)
         for number in range(self.starts):
             waiting = [row for row, loss in enumerate(losses.tolist()) if self.enough is None or loss > self.enough]
             if not waiting:
                 break
-            drafted = self._screened(noise[waiting], number, look, waiting)
-            found = look(drafted, self.ahead, waiting, self.moves, self.judge)
-            _keep_better(best, losses, drafted, found, waiting)
+            drafted = reordered(noise[waiting], number)
+            found = look(drafted, self.ahead, waiting)
+            for place, row in enumerate(waiting):
+                if found[place] < losses[row]:
+                    best[row], losses[row] = drafted[place], found[place]
         return Prepared(best, losses)
 
-    def _screened(self, noise: Tensor, number: int, look: Look, rows: Sequence[int]) -> Tensor:
-        """The n-th start of every noise [n, ...] of these images: the best of `screen` orders."""
-        orders = [reordered(noise, number * self.screen + k) for k in range(self.screen)]
-        if self.screen == 1:
-            return orders[0]
-        best, losses = orders[0].clone(), torch.full((len(noise),), torch.inf)
-        for order in orders:
-            _keep_better(best, losses, order, look(order, (), rows, judge=self.judge), range(len(noise)))
-        return best
-
     @property
-    def drafts(self) -> tuple[Drafts, Drafts]:
-        """Those of one good draft, and of all."""
-        if self._keeps_noise:
-            return Drafts(), Drafts()
-        calls, looks = len(self.ahead), 1 + (self.screen if self.screen > 1 else 0)
-        one = Drafts(0, calls, looks, calls * self.moves) if self.moves else Drafts(calls, 0, looks, 0)
-        every = Drafts(*(self.starts * number for number in one))
-        return every if self.enough is None else one, every
-
-    @property
-    def _keeps_noise(self) -> bool:
-        """Whether there is nothing to choose and nothing to know."""
-        return self.starts * self.screen == 1 and self.enough is None
+    def draft_calls(self) -> tuple[int, int]:
+        """Those of one good draft, and of all; a look at attention counts as a call."""
+        if self.starts == 1 and self.enough is None:
+            return 0, 0
+        calls = len(self.ahead) + 1
+        return calls * (self.starts if self.enough is None else 1), calls * self.starts
 
     def spares(self, loss: float) -> bool:
         """Whether an image of this draft is left alone."""
