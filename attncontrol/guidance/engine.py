@@ -104,6 +104,7 @@ class Engine:
                 self._start_step(image, self.family.timestep(call))
             if any(image.request for image in self.images):
                 guided.low_memory = self._saves_memory(guided)
+                guided.layers = self.family.running(self._asked_layers())
             while waiting := [image for image in self.images if image.request]:
                 latents = self._round(guided, latents, waiting)
             if self.recorder is not None:
@@ -129,6 +130,16 @@ class Engine:
         self.parts = [Part(method, weight, method.select_layers(every)) for weight, method in self.methods]
         wanted = {layer.name for part in self.parts for layer in part.layers}
         self.layers = [layer for layer in every if layer.name in wanted]
+
+    def _asked_layers(self) -> list[Layer]:
+        """Those of the parts that look or move in this step, whatever the images say: a pass ends at the last."""
+        asked = [part for number, part in enumerate(self.parts) if any(self._asks(i, number) for i in self.images)]
+        wanted = {layer.name for part in asked for layer in part.layers}
+        return [layer for layer in self.layers if layer.name in wanted]
+
+    def _asks(self, image: GuidedImage, number: int) -> bool:
+        method, now = self.parts[number].method, self._context(image, number)
+        return method.plain_step_size(now) > 0 or next(method.refine(now), None) is not None
 
     def _saves_memory(self, guided: GuidedPass) -> bool:
         """Whether memory is bought with time; "auto" is decided once in a run, at the first guided step."""

@@ -21,6 +21,7 @@ from attncontrol import (
 from attncontrol.attention.capture import attention_probabilities
 from attncontrol.families import family_of
 from attncontrol.guidance.engine import Engine
+from attncontrol.guidance.guided_pass import GuidedPass
 from tests import tiny
 
 PROMPT = "a red cat and a blue frog"
@@ -84,6 +85,21 @@ def test_only_images_that_need_it_are_refined(tiny_pipe, guided_rows):
     with pytest.warns(UserWarning, match="no subjects"):
         run(tiny_pipe, AttendAndExcite(thresholds={0: 0.9999}, max_refinement_steps=2, stop=0.3), prompts)
     assert guided_rows == [1] * 3
+
+
+def test_a_pass_reads_the_layers_of_the_parts_that_ask_in_its_step(tiny_pipe, monkeypatch):
+    """Refinement counts as well, and what another image of the batch has no words for."""
+    read, run_pass = [], GuidedPass.run
+    monkeypatch.setattr(
+        GuidedPass,
+        "run",
+        lambda self, *args: (read.append({layer.place for layer in self.layers}), run_pass(self, *args))[1],
+    )
+    early = AttendAndExcite(layers="mid", thresholds={0.6: 0.9999}, max_refinement_steps=1, stop=0.4)
+    for prompt in (PROMPT, [PROMPT, "a cat and a frog"]):
+        run(tiny_pipe, early + SynGen(layers="up.1", start=0.2, stop=0.8), prompt, num_inference_steps=5)
+        assert read == [{"mid"}, {"mid", "up"}, {"up"}, {"mid", "up"}, {"mid", "up"}]
+        read.clear()
 
 
 @pytest.fixture
