@@ -43,7 +43,7 @@ PROMPTS = (
     "a small purple chair",
 )
 LAYOUT_OF = {1: [[0.2, 0.2, 0.8, 0.8]], 2: [[0.0, 0.1, 0.5, 0.9], [0.5, 0.1, 1.0, 0.9]]}
-GUIDING = [name for name in method_classes() if name != "best-start"]  # which has no rounds
+GUIDING = [name for name in method_classes() if name not in ("best-start", "redraw")]  # which guide in no rounds
 READS = (
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.nonzero.default,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from attncontrol.losses import LayoutGuidance as LayoutGuidance
     from attncontrol.losses import Method as Method
     from attncontrol.losses import MethodSum as MethodSum
+    from attncontrol.losses import Redraw as Redraw
     from attncontrol.losses import SynGen as SynGen
     from attncontrol.losses import create_method as create_method
     from attncontrol.losses import method_classes as method_classes

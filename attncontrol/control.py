@@ -135,6 +135,7 @@ class AttentionControl:
             raise ValueError(f"memory must be 'auto', 'fast' or 'low', not {memory!r}")
         self.pipe, self.methods, self.targets = pipe, methods, list(targets)
         self.record_maps, self.memory = record_maps, memory
+        self.draws_anew = False  # whether who makes the calls makes further ones where the sum's judge wants them
         self._grounding = grounding
         self._family = family_of(pipe) if grounding is None else grounding.family
         self._run = self._new_run()
@@ -148,6 +149,11 @@ class AttentionControl:
         scheduler = self.pipe.scheduler
         if "step" in vars(scheduler):
             raise ValueError("this pipeline is already under control: leave the other `with attach(...)` block first")
+        if (judge := self.methods.judge) is not None and not self.draws_anew:
+            raise ValueError(
+                f"{judge.name} has pictures drawn anew, which no `with attach(...)` block can do: pass control= "
+                "to the call of an AttentionControlPipeline, or leave it out"
+            )
         self._scheduler = scheduler
         self._run = self._new_run()
         if self._grounding is not None:

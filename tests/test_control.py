@@ -333,7 +333,7 @@ def test_non_finite_gradients_are_skipped_and_named():
 
 def test_method_names_are_those_of_the_design():
     expected = {"attend-and-excite", "a-star", "syngen", "conform", "attention-refocusing", "ebama"}
-    assert expected | {"boxdiff", "layout-guidance", "focus", "best-start"} == set(method_classes())
+    assert expected | {"boxdiff", "layout-guidance", "focus", "best-start", "redraw"} == set(method_classes())
 
 
 def test_a_prompt_without_subjects_is_sampled_plainly(stock):

@@ -19,7 +19,8 @@ from tests.test_stock_transformers import CONTROL
 from tests.test_transformers import LAYOUT, PROMPT, SLOW, method
 from tests.tiny_modular import CALLS, MODULAR, modular
 
-METHODS = [name for name in method_classes() if name != "best-start"]  # moves nothing: guidance/test_draft.py
+MOVES_NOTHING = ("best-start", "redraw")  # guidance/test_draft.py, test_redrawing.py
+METHODS = [name for name in method_classes() if name not in MOVES_NOTHING]
 MEASURED = ("SD 3", "Z-Image")  # calls apart and lists of latents; every test with every other family is a slow one
 NEGATIVE = "a photo of a big dog and two frogs"
 

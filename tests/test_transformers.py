@@ -17,7 +17,8 @@ from attncontrol.prompt.align import tokenize
 from tests.tiny_language import t5_tokenizer
 from tests.tiny_transformers import CALLS, TRANSFORMERS
 
-METHODS = [name for name in method_classes() if name != "best-start"]  # moves nothing: guidance/test_draft.py
+MOVES_NOTHING = ("best-start", "redraw")  # guidance/test_draft.py, test_redrawing.py
+METHODS = [name for name in method_classes() if name not in MOVES_NOTHING]
 MEASURED = ("FLUX.1", "PixArt-Sigma")  # joint and cross-attention: every method on every other family is a slow test
 LATER = ("Lumina 2", "CogView 4", "HunyuanDiT")  # most of their tests are slow ones
 PROMPT = "a red cat and a blue frog"

@@ -158,7 +158,7 @@ def _inverted(pipe: Any, image: str, prompt: str, method: str, steps: int, outpu
 
 def _counting(advance: Any) -> Any:
     def step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        advance(None)
+        advance(0)
         return tensors
 
     return step_end

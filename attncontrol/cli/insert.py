@@ -81,7 +81,7 @@ def insert(
     }  # fmt: skip
     source = {"source": prompt} if image is None else {"source": image, "prompt": prompt}
     with step_progress(1, _calls(pipe, assignments, steps, image is not None)) as advance:
-        made = pipe.insert(**source, thing=thing, **facts, on_step=lambda done, total: advance(None))
+        made = pipe.insert(**source, thing=thing, **facts, on_step=lambda done, total: advance(0))
     facts = {**facts, "prompt": prompt, "image": image, "thing": thing, "prompt_target": made.prompt}
     for picture, path in ((made.sources[0], before), (made.images[0], after)):
         save_picture(picture, path, facts, overwrite)

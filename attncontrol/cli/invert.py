@@ -71,7 +71,7 @@ def inverted(pipe: Any, image: str, prompt: str, method: str, steps: int, **argu
     """The inversion of a picture, under a progress bar."""
     with step_progress(1, steps * (1 if method == "ddim" else 2)) as advance, console.status("reading the picture"):
         return pipe.invert(
-            image, prompt, method, num_inference_steps=steps, on_step=lambda done, total: advance(None), **arguments
+            image, prompt, method, num_inference_steps=steps, on_step=lambda done, total: advance(0), **arguments
         )
 
 

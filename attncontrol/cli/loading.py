@@ -49,12 +49,19 @@ def check_device(name: str) -> None:
 
 
 @contextmanager
-def step_progress(images: int, steps: int) -> Iterator[Callable[[Any], None]]:
+def step_progress(images: int, steps: int) -> Iterator[Callable[[int], None]]:
     """A bar over all steps of all images on a terminal; yields `draw`'s `on_step`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{images} image{'s' if images > 1 else ''}", total=images * steps)
-        yield lambda _latents: progress.advance(task)
+        total = images * steps
+        task = progress.add_task(f"{images} image{'s' if images > 1 else ''}", total=total)
+
+        def advance(more: int) -> None:
+            nonlocal total
+            total += more
+            progress.update(task, total=total, advance=1)
+
+        yield advance
 
 
 def check_targets(paths: list[Path], overwrite: bool) -> None:

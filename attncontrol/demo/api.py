@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import Any
 
 import gradio as gr
@@ -173,10 +172,12 @@ class Api:
         return save([pair]).files[0], json.loads(pair.plain.recipe.to_json())
 
     def _draw(self, task: Task, report: Report) -> Pair:
-        total, steps = task.request.sampling.steps, count(1)
+        done, total = 0, task.request.sampling.steps
 
-        def on_step(_: Any) -> None:
-            report(Progress(next(steps), total, "image"))
+        def on_step(more: int) -> None:
+            nonlocal done, total
+            done, total = done + 1, total + more
+            report(Progress(done, total, "image"))
 
         with field("settings"):
             return Pair(draw(self.studio.pipe, task.request, task.methods, task.seeds[0], on_step))

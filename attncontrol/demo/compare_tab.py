@@ -94,9 +94,9 @@ def make_comparison(studio: Studio, comparison: Comparison, report: Report) -> R
         for methods, request in comparison.columns:
             what = f"{control_name(methods)}, seed {seed}"
 
-            def on_step(_: Any, what: str = what) -> None:
-                nonlocal done
-                done += 1
+            def on_step(more: int, what: str = what) -> None:
+                nonlocal done, total
+                done, total = done + 1, total + more
                 report(Progress(done, total, what))
 
             with field("methods"):

@@ -269,9 +269,9 @@ def make_pairs(studio: Studio, task: Task, report: Report) -> list[Pair]:
             for number, (request, methods) in enumerate(variants):
                 what = f"seed {seed}, {'with control' if number else 'plain'}"
 
-                def on_step(_: Any, what: str = what) -> None:
-                    nonlocal done
-                    done += 1
+                def on_step(more: int, what: str = what) -> None:
+                    nonlocal done, total
+                    done, total = done + 1, total + more
                     report(Progress(done, total, what, preview()))
 
                 with field("settings"):  # what only the run itself can find wrong

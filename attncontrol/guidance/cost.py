@@ -112,9 +112,9 @@ def free_bytes(device: torch.device) -> int | None:
 class MethodCost:
     """What a method costs for one image.
 
-    `passes`: the fewest and the most guided passes of a run, depending on how refinement goes; `arithmetic`: the
-    operations of such runs, drafts of the noise included, of those of plain sampling; the costs of a plain step and of
-    a guided pass in both memory modes; `low` is None where the model refuses it.
+    `passes`: the fewest and the most guided passes, depending on how refinement goes; `arithmetic`: the operations,
+    drafts of the noise and further pictures included, of those of plain sampling; the costs of a plain step and of a
+    guided pass in both memory modes; `low` is None where the model refuses it.
     """
 
     layers: tuple[Layer, ...]
@@ -130,9 +130,10 @@ def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, tex
     layers = method.select_layers(family.layers(grid))
     plain, fast = plain_cost(family, grid, text=text), guided_cost(family, grid, layers, text=text)
     low = guided_cost(family, grid, layers, True, text) if family.can_checkpoint(layers) else None
-    passes = guided_passes(method, steps)
     ratio = fast.operations / plain.operations
-    arithmetic = tuple(1 + (n * ratio + drafts) / steps for n, drafts in zip(passes, method.draft_calls, strict=True))
+    runs = zip(method.pictures, guided_passes(method, steps), method.draft_calls, strict=True)
+    fewest, most = ((n * passes, n * (1 + (passes * ratio + drafts) / steps)) for n, passes, drafts in runs)
+    passes, arithmetic = zip(fewest, most, strict=True)
     return MethodCost(tuple(layers), passes, arithmetic, plain, fast, low)
 
 

@@ -63,7 +63,8 @@ class ImageRecord:
     raw probabilities (None unless recorded). `word_maps` are those of all words, where they were asked for. `layout`
     has the boxes and masks that were used, one entry per entity of `structure` (None if no layout was given). `drafts`
     are the losses of the starting noises that were drafted, the given one first; `spared` says that a draft was good
-    enough for the image to be left alone.
+    enough for the image to be left alone. `tries` are the losses of all pictures that were drawn of it, in order,
+    where a method judges them; this record is that of the best.
     """
 
     structure: PromptStructure
@@ -73,6 +74,7 @@ class ImageRecord:
     layout: Layout | None = None
     drafts: list[float] = field(default_factory=list)
     spared: bool = False
+    tries: list[float] = field(default_factory=list)
 
     @property
     def subjects(self) -> dict[str, tuple[int, ...]]:

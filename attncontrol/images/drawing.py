@@ -45,11 +45,20 @@ class Drawn:
     recipe: Recipe
 
 
-def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Callable[[torch.Tensor], Any]) -> Drawn:
+def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Callable[[int], Any]) -> Drawn:
     """One image. It depends on the request, the methods and the seed alone: every image has a call of its own.
 
-    on_step is called after every sampling step with the latents.
+    on_step is called after every sampling step, with how many more there will be than was known before: those of a
+    further picture, where a method wants one.
     """
+    steps, begun = request.sampling.steps, 0
+
+    def step_end(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal begun
+        begun += index == 0
+        on_step(steps if index == 0 and begun > 1 else 0)
+        return tensors
+
     out = pipe(
         request.prompt,
         negative_prompt=request.sampling.negative_prompt or None,
@@ -61,7 +70,7 @@ def draw(pipe: Any, request: Request, methods: MethodSum, seed: int, on_step: Ca
         record_maps=request.maps,
         memory=request.memory,
         generator=torch.Generator().manual_seed(seed),
-        callback_on_step_end=lambda _pipe, _index, _timestep, tensors: (on_step(tensors["latents"]), tensors)[1],
+        callback_on_step_end=step_end,
     )
     record = out.control.images[0] if out.control else None
     recipe = recipe_of(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attncontrol.losses.ebama import Ebama as Ebama
     from attncontrol.losses.focus import Focus as Focus
     from attncontrol.losses.layout_guidance import LayoutGuidance as LayoutGuidance
+    from attncontrol.losses.redraw import Redraw as Redraw
     from attncontrol.losses.syngen import SynGen as SynGen
 
 for _module in pkgutil.iter_modules(__path__):

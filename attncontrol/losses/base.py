@@ -268,6 +268,15 @@ class Method(ABC):
         """Whether an image of this loss in `prepare` is left alone: no part of the sum guides it."""
         return False
 
+    @property
+    def pictures(self) -> tuple[int, int]:
+        """The fewest and the most that are drawn of an image; above one the method judges them by its last loss."""
+        return 1, 1
+
+    def accepts(self, loss: float) -> bool:
+        """Whether a picture of this loss is kept without another try."""
+        return True
+
     def guides(self, context: Context) -> bool:
         """Whether the iteration lies in the window [start, stop) of sampling (at least one does)."""
         first = int(self.start * context.count + 1e-6)
@@ -355,6 +364,16 @@ class MethodSum:
         for weight, method in self.parts:
             if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"the weight of {method.name} must be finite and not negative, got {weight!r}")
+
+    @property
+    def judge(self) -> Method | None:
+        """The part that judges finished pictures, if there is one. Raises ValueError for several."""
+        judges = [method for weight, method in self.parts if weight > 0 and method.pictures[1] > 1]
+        if len(judges) > 1:
+            raise ValueError(
+                f"a sum has one part that judges pictures, not {len(judges)}: leave one {judges[-1].name} out"
+            )
+        return judges[0] if judges else None
 
     def __add__(self, other: Method | MethodSum) -> MethodSum:
         if isinstance(other, Method):

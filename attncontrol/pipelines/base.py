@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Mapping
@@ -25,10 +26,13 @@ from attncontrol.grounding.settings import Grounding
 from attncontrol.guidance.cost import Memory
 from attncontrol.guidance.looking import MapSettings
 from attncontrol.guidance.record import ControlRecord
+from attncontrol.guidance.settings import settings_of
 from attncontrol.insertion.pipeline import InsertionMixin
-from attncontrol.losses.combining import Control
+from attncontrol.losses.base import MethodSum
+from attncontrol.losses.combining import Control, resolve_control
 from attncontrol.losses.registry import nearest
 from attncontrol.models import default_call, resolve, tuned_settings
+from attncontrol.pipelines.redrawing import draw_anew
 
 
 @dataclass
@@ -219,25 +223,44 @@ class AttentionControlPipeline(EditingMixin, InsertionMixin):
         if control is None and not record_maps and (grounding is None or grounding is False):
             return self._output(super().__call__(*args, **kwargs), None)
         self._check(prompt, kwargs)
+        how = {"grounding": grounding, "parser": parser, "record_maps": record_maps, "memory": memory}
+        methods = resolve_control(control, settings_of(self))
+        run = functools.partial(self._run, methods, how)
+        given = {**self._by_name(args, kwargs), "subjects": subjects, "layout": layout}
+        if (judge := methods.judge) is None:
+            return self._output(*run(given))
+        return self._output(*draw_anew(judge, run, given, lambda: getattr(self, "_interrupt", False)))
+
+    def _run(
+        self, methods: MethodSum, how: Mapping[str, Any], arguments: Mapping[str, Any]
+    ) -> tuple[Any, ControlRecord]:
+        """One run of the stock pipeline under control, and what was guided."""
+        stock = {k: list(v) if isinstance(v, list) else v for k, v in arguments.items()}  # see `_stock_arguments`
+        places = {name: stock.pop(name) for name in ("subjects", "layout")}
+        prompt, embeds = stock.get("prompt"), stock.get("prompt_embeds")
         control = attach(
             self,
-            control,
-            prompt=prompt if prompt is not None else _embedded_prompts(kwargs),
-            subjects=subjects,
-            layout=layout,
-            grounding=grounding,
-            parser=parser,
-            record_maps=record_maps,
-            memory=memory,
-            text_length=kwargs["prompt_embeds"].shape[1] if kwargs.get("prompt_embeds") is not None else None,
+            methods,
+            prompt=prompt if prompt is not None else _embedded_prompts(stock),
+            text_length=embeds.shape[1] if embeds is not None else None,
+            **places,
+            **how,
         )
+        control.draws_anew = True
         self._control = control
         try:
             with control:
-                output = super().__call__(*args, **kwargs)
+                output = super().__call__(**stock)
+            return output, control.record
         finally:
             self._control = None
-        return self._output(output, control.record)
+
+    def _by_name(self, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The stock call's arguments by name. Raises TypeError for too many by place, and for one given twice."""
+        signature = inspect.signature(getattr(diffusers, self.stock_name).__call__)
+        signature.bind_partial(self, *args, **kwargs)
+        names = [*signature.parameters][1:]
+        return {**dict(zip(names, args, strict=False)), **kwargs}
 
     @property
     def control_record(self) -> ControlRecord | None:

@@ -106,11 +106,11 @@ def one_level():
 
 @pytest.mark.parametrize("name", method_classes())
 def test_guided_passes_are_those_of_a_run(name, one_level):
-    """Thresholds out of reach make a run refine as much as it may, without thresholds it does not refine."""
+    """Thresholds out of reach make a run refine, and draw, as much as it may; without them it does not refine."""
     known = method_classes()[name]().settings()
     quick = {"step_size": 1.0, "max_refinement_steps": 2, "refinement_steps": 2}
-    hard = {"thresholds": {0: 0.999999, 0.25: 0.999999}, "threshold": 0.0, "satisfied": 2.0}
-    easy = {"thresholds": {}, "threshold": 1.0, "satisfied": 0.0}
+    hard = {"thresholds": {0: 0.999999, 0.25: 0.999999}, "threshold": 0.0, "satisfied": 2.0, "enough": -100}
+    easy = {"thresholds": {}, "threshold": 1.0, "satisfied": 0.0, "enough": 100}
     if name == "a-star":  # its threshold is another one
         hard, easy = {}, {}
     found = []
@@ -128,7 +128,8 @@ def test_guided_passes_are_those_of_a_run(name, one_level):
             one_level(PROMPT, control=method, layout=layout, generator=torch.Generator().manual_seed(0), **SMALL)
         finally:
             handle.remove()
-        found.append((sum(forwards), *cost.guided_passes(method, 4)))
+        runs = zip(method.pictures, cost.guided_passes(method, 4), strict=True)
+        found.append((sum(forwards), *(pictures * passes for pictures, passes in runs)))
     assert found[0][0] == found[0][1], "as few as counted"
     assert found[1][0] == found[1][2], "as many as counted"
 
