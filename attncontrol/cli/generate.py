@@ -106,6 +106,8 @@ def _summary(drawn) -> str:
     refinements = drawn.record.refinements
     left_out = [noun for noun, reason in drawn.record.left_out.items() if reason == "negated"]
     parts = [f"guided {subjects or 'nothing'}", f"{refinements} refinements" if refinements else ""]
+    if (pictures := len(drawn.record.tries)) > 1:
+        parts.append(f"best of {pictures} pictures")
     return ", ".join(part for part in (*parts, f"not {', '.join(left_out)}" if left_out else "") if part)
 
 

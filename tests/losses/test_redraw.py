@@ -1,16 +1,17 @@
 """The judge of finished pictures: what it reads, where, and what it says of it."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
 
-from attncontrol import Conform, Redraw, SynGen
+from attncontrol import Conform, Ebama, LayoutGuidance, Redraw, SynGen
 from attncontrol.families import family_of
 from attncontrol.guidance.cost import method_cost
 from attncontrol.losses.base import Reading
 from tests.losses.inputs import alone, context, evaluate, one_layer
-from tests.losses.layouts import captured, denoiser_maps
+from tests.losses.layouts import LEFT, RIGHT, captured, denoiser_maps, placed
 from tests.tiny_transformers import flux
 
 PAIR = context([[2, 3], [5]], 8)
@@ -35,11 +36,36 @@ def test_two_things_without_attributes_are_told_apart():
     assert same > 3 * different > 0
 
 
+def test_it_is_judged_by_the_methods_it_is_told_on_the_layers_of_each():
+    everything = [m.layer for m in denoiser_maps().layers]
+    now = placed(([2, 3], [LEFT]), ([5], [RIGHT]))
+    for by, others in (
+        ("ebama", [(1.0, Ebama())]),
+        ("0.5*ebama + 2*layout-guidance", [(0.5, Ebama()), (2.0, LayoutGuidance())]),
+    ):
+        method = Redraw(by=by)
+        assert [layer.name for layer in method.select_layers(everything)] == [
+            layer.name for layer in everything if any(layer in m.select_layers(everything) for _, m in others)
+        ]
+        assert method.focus(now) == [group for _, m in others for group in m.focus(now)]
+        maps = alone(captured(method, denoiser_maps()))
+        expected = [w * m.evaluate(alone(captured(m, denoiser_maps())), [now]).loss for w, m in others]
+        assert torch.equal(method.evaluate(maps, [now]).loss, sum(expected))
+    with pytest.raises(ValueError, match="layout-guidance needs a layout"):
+        method.check(PAIR)
+
+
 @pytest.mark.parametrize(
-    ("groups", "judged"), [([[2, 3], [5]], True), ([[2], [5]], True), ([[2, 3]], True), ([[2]], False), ([], False)]
+    ("by", "message"),
+    [
+        ("redraw", "redraw: by must name other methods, got 'redraw'"),
+        ("conformm", "redraw: unknown method 'conformm', did you mean 'conform'"),
+        ("conform +", "redraw: the control 'conform +' lacks a method"),
+    ],
 )
-def test_an_image_is_judged_that_has_two_things_or_a_modifier(groups, judged):
-    assert bool(Redraw().focus(context(groups, 8))) is judged
+def test_what_it_cannot_be_judged_by_is_named(by, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Redraw(by=by)
 
 
 @pytest.mark.parametrize(("at", "step"), [(0.8, 8), (0.0, 0), (0.999, 9)])

@@ -21,7 +21,6 @@ SOFTMAX = {"normalize_eot": (None, None, None), "softmax_scale": (100.0, 0, 10_0
 DECAY = {"scale_range": ((1.0, 0.5), 0, 1000)}
 THRESHOLDS = {"thresholds": ({0: 0.05, 0.2: 0.5, 0.4: 0.8}, 0, None), "max_refinement_steps": (20, 0, 100)}
 EBAMA = {"stop": (0.52, None, None), "distance": ("cosine", None, None), "intensity_weight": (0.5, 0, 1000)}
-SYNGEN = {"include_entities": (False, None, None), "distance": ("kl", None, None)}
 OWN = {
     "a-star": {
         **SMOOTHING,
@@ -92,13 +91,13 @@ OWN = {
         "max_refinement_steps": (5, 0, 100),
     },
     "redraw": {
-        **SYNGEN,
+        "by": ("conform + syngen", None, None),
         "step_size": (0.0, None, None),
         "at": (0.8, 0, 0.999),
         "enough": (None, -100, 100),
         "tries": (3, 1, 16),
     },
-    "syngen": SYNGEN,
+    "syngen": {"include_entities": (False, None, None), "distance": ("kl", None, None)},
 }
 
 
