@@ -233,7 +233,7 @@ def count_methods(arguments: argparse.Namespace) -> None:
         memory = (cost.fast.kept_bytes, cost.low.kept_bytes, cost.fast.peak_bytes, cost.low.peak_bytes)
         print(
             f"| {name} | {cost.layers[0].size[0]}x{cost.layers[0].size[1]} | {len(cost.layers)} | {least} to {most} "
-            f"| {(low - 1) * 50 / least:.3f} | {low:.3f} to {high:.3f} "
+            f"| {cost.fast.operations / cost.plain.operations:.3f} | {low:.3f} to {high:.3f} "
             + "".join(f"| {size / 2**30:.2f} " for size in memory)
             + "|"
         )

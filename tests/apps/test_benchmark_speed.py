@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from apps.benchmark_speed import RUNS, SIDES, UNETS, measure
+from apps.benchmark_speed import RUNS, SIDES, UNETS, count_methods, measure
 from attncontrol import AttendAndExcite, create_method, method_classes
 from attncontrol.families.unet import UNetFamily
 from attncontrol.families.xl import XLFamily
@@ -62,3 +62,10 @@ def test_all_runs_of_the_benchmark_agree(tmp_path):
     for run in ("ours", "ours, low memory"):
         torch.testing.assert_close(latents[run], latents["peer"], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(latents["plain"], latents["peer"], rtol=1e-3, atol=1e-3)
+
+
+def test_every_method_is_counted_those_too_that_need_no_guided_pass(capsys):
+    count_methods(Namespace(model="1.5", small=True, dtype="float32", size=128))
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line.startswith("|")]
+    assert [row[0] for row in rows] == list(method_classes())
+    assert all(0 < float(row[4]) < 1 < float(row[5].split()[0]) for row in rows)
