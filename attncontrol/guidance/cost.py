@@ -31,6 +31,7 @@ from attncontrol.losses.base import Context, Method, Reading
 from attncontrol.prompt.structure import Entity, PromptStructure, Word
 
 Memory = Literal["auto", "fast", "low"]
+SMALLEST = 1e-30  # of losses: one that has come down, but of something
 USABLE = 0.9  # of the free memory: allocators lose some to fragments
 
 
@@ -152,8 +153,9 @@ def guided_passes(method: Method, steps: int) -> tuple[int, int]:
 
 def _passes_of_step(method: Method, context: Context, reading: Reading) -> int:
     """Guided passes of one step if every evaluation reads alike and all latents move."""
+    read = dataclasses.replace(context, last_loss=max(reading.loss, SMALLEST))
     passes, evaluated = 0, False
-    refinement = method.refine(context)
+    refinement = method.refine(read if context.index else context)
     step_size = next(refinement, None)
     while step_size is not None:
         passes += not evaluated
@@ -162,7 +164,7 @@ def _passes_of_step(method: Method, context: Context, reading: Reading) -> int:
             step_size = refinement.send(reading)
         except StopIteration:
             step_size = None
-    return passes + (not evaluated and method.plain_step_size(context) > 0)
+    return passes + (not evaluated and method.plain_step_size(read if context.index or passes else context) > 0)
 
 
 def load_weightless(path: str, dtype: torch.dtype) -> tuple[Family, int, Size]:

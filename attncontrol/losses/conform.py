@@ -112,6 +112,12 @@ class Conform(DecayingStep, SmoothedMaps):
         (0, 0.2, 0.4), "steps that refine; below 1 a fraction of sampling, from 1 on an iteration", at_least=0
     )
     refinement_steps: int = option(20, "refinement moves in such a step", at_least=0, at_most=100)
+    enough: float | None = option(
+        None,
+        "an image whose last loss was above 0 and at most this is guided no more; by default all are to the end",
+        at_least=0,
+        at_most=1000,
+    )
     pieces: Literal["all", "first", "last"] = option("all", "which tokens of a word of several tokens take part")
     softmax_normalize: bool = option(False, "softmax over tokens before the maps are compared")
     softmax_normalize_attention_maps: bool = option(False, "softmax over the pixels of each map")
@@ -194,12 +200,20 @@ class Conform(DecayingStep, SmoothedMaps):
         vectors = self.smoothed(attention[images, :, :, positions]).flatten(1)
         return torch.softmax(100 * vectors, dim=1) if self.softmax_normalize_attention_maps else vectors
 
+    def guides(self, context: Context) -> bool:
+        """Whether the iteration lies in the window and the image's loss is not `enough` yet."""
+        return super().guides(context) and not self._has_enough(context)
+
+    def _has_enough(self, context: Context) -> bool:
+        # without pairs, as before the first step leaves maps to compare with, the loss is 0 and says nothing
+        return self.enough is not None and 0 < (context.last_loss or 0) <= self.enough
+
     def refine(self, context: Context) -> Refinement:
         """A fixed number of moves at the refining steps, inside the window or not, without a threshold.
 
         Outside the window a step whose maps a later step compares with is looked at without a move.
         """
-        if self._refines(context):
+        if self._refines(context) and not self._has_enough(context):
             for _ in range(self.refinement_steps):
                 yield self.decayed_step_size(context)
         if not self.guides(context) and self._is_remembered(context):

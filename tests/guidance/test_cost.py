@@ -109,7 +109,12 @@ def test_guided_passes_are_those_of_a_run(name, one_level):
     """Thresholds out of reach make a run refine, and draw, as much as it may; without them it does not refine."""
     known = method_classes()[name]().settings()
     quick = {"step_size": 1.0, "max_refinement_steps": 2, "refinement_steps": 2}
-    hard = {"thresholds": {0: 0.999999, 0.25: 0.999999}, "threshold": 0.0, "satisfied": 2.0, "enough": -100}
+    hard = {
+        "thresholds": {0: 0.999999, 0.25: 0.999999},
+        "threshold": 0.0,
+        "satisfied": 2.0,
+        "enough": 0 if name == "conform" else -100,
+    }
     easy = {"thresholds": {}, "threshold": 1.0, "satisfied": 0.0, "enough": 100}
     if name == "a-star":  # its threshold is another one
         hard, easy = {}, {}

@@ -1,6 +1,7 @@
 """How often the engine runs the denoiser, how far it moves the latents, how often it waits for the device."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,20 @@ def test_a_pass_reads_the_layers_of_the_parts_that_ask_in_its_step(tiny_pipe, mo
         run(tiny_pipe, early + SynGen(layers="up.1", start=0.2, stop=0.8), prompt, num_inference_steps=5)
         assert read == [{"mid"}, {"mid", "up"}, {"up"}, {"mid", "up"}, {"mid", "up"}]
         read.clear()
+
+
+def test_an_image_that_has_enough_leaves_the_others_alone(tiny_pipe, guided_rows):
+    prompts, conform = [PROMPT, "a green bird and a black dog"], Conform(stop=1.0, refine_at=(), relative_step=0.02)
+    losses = [
+        [step.losses["conform"][0] for step in image.steps]
+        for image in run(tiny_pipe, conform, prompts).control.images
+    ]
+    better = min(losses, key=lambda own: own[0])
+    assert better[0] < min(max(losses, key=lambda own: own[0]))
+    guided_rows.clear()
+    output = run(tiny_pipe, replace(conform, enough=better[0]), prompts)
+    assert guided_rows == [2, 1, 1]
+    assert sorted(sum(step.moved for step in image.steps) for image in output.control.images) == [1, 3]
 
 
 @pytest.fixture

@@ -264,6 +264,17 @@ def test_two_refinements_in_a_row_after_the_window_end_with_a_look():
     assert [request > 0 for request in requests(method, 6)] == [True, False]
 
 
+@pytest.mark.parametrize(("loss", "done"), [(None, False), (0.0, False), (1e-6, True), (0.5, True), (0.51, False)])
+def test_an_image_that_has_enough_moves_no_more(loss, done):
+    """A loss of 0 is one without pairs, as in the first step of things without attributes."""
+    method = Conform(enough=0.5, refine_at=(0.2,), refinement_steps=2)
+    for index in (3, 10):  # of 50: in the window, and a step that refines
+        now = context([[2], [5]], index=index, last_loss=loss)
+        assert (method.plain_step_size(now) == 0) is done
+        assert len(list(method.refine(now))) == (0 if done or index == 3 else 2)
+    assert Conform().plain_step_size(context([[2], [5]], index=3, last_loss=1e-6)) > 0
+
+
 def test_the_notebook_is_the_preset():
     method, count = Conform(), 51
     guided = [i for i in range(count) if method.plain_step_size(context(GROUPS, index=i, count=count))]

@@ -71,6 +71,7 @@ OWN = {
         "anchor_step": (None, 0, None),
         "refine_at": ((0, 0.2, 0.4), 0, None),
         "refinement_steps": (20, 0, 100),
+        "enough": (None, 0, 1000),
         "pieces": ("all", None, None),
         "softmax_normalize": (False, None, None),
         "softmax_normalize_attention_maps": (False, None, None),
