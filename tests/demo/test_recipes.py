@@ -58,7 +58,7 @@ def test_both_programs_give_the_bits_of_the_page(model, method, tmp_path, monkey
     )
     (pair,) = make_pairs(held, task, lambda _: None)
     expected = np.asarray(pair.result.image)
-    may_be_plain = method in ("none", "best-start")  # the noise it was given may be the best
+    may_be_plain = method in ("none", "best-start", "redraw")  # what was drawn first may be the best
     assert may_be_plain or (expected != np.asarray(pair.plain.image)).any()
     recipe = pair.result.recipe
     exec(recipes.as_python(recipe), {})
