@@ -58,7 +58,7 @@ def test_generate_returns_the_png_and_its_recipe(client):
 
 
 def test_generate_takes_presets_and_sums(client):
-    for method, parts in (("auto", ["conform", "best-start"]), ("ebama + 0.5*syngen", ["ebama", "syngen"])):
+    for method, parts in (("auto", ["conform", "redraw"]), ("ebama + 0.5*syngen", ["ebama", "syngen"])):
         _, recipe = client.predict("a cat and a frog", method, steps=2, api_name="/generate")
         assert [part["method"] for part in recipe["control"]] == parts
 
