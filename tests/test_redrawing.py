@@ -151,6 +151,13 @@ def test_a_run_that_is_stopped_is_the_last(pipe):
     assert [len(losses) for losses in tries(draw(pipe, JUDGE, callback_on_step_end=stop))] == [1, 1, 0, 1]
 
 
+def test_a_judge_that_guides_judges_by_what_it_reads_last(pipe):
+    out = draw(pipe, Redraw(tries=2, at=0.25, relative_step=0.05, stop=1.0), PROMPTS[:1])
+    steps = out.control.images[0].steps
+    assert [len(step.losses["redraw"]) for step in steps] == [1] * 4 and all(step.moved for step in steps)
+    assert steps[3].losses["redraw"] == [min(tries(out)[0])] != steps[0].losses["redraw"]
+
+
 def test_a_loss_that_is_no_number_is_worse_than_any(pipe, monkeypatch):
     evaluate, looks = Redraw.evaluate, []
 

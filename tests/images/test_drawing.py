@@ -11,7 +11,8 @@ PROMPT = "a black crown and a red balloon"
 
 
 @pytest.mark.parametrize(
-    ("control", "steps"), [(MethodSum(), [3]), (1.0 * Conform(refine_at=()), [3]), (1.0 * Redraw(tries=3, at=0.4), [3, 3, 3])]
+    ("control", "steps"),
+    [(MethodSum(), [3]), (1.0 * Conform(refine_at=()), [3]), (1.0 * Redraw(tries=3, at=0.4), [3, 3, 3])],
 )
 def test_the_steps_of_further_pictures_are_told_when_they_begin(control, steps):
     pipe = AttentionControlPipeline.from_pretrained("emoji")
