@@ -27,7 +27,7 @@ FAMILIES = {
 }
 PROMPT = "a red cat and a blue frog"
 LAYOUT = {"red cat": [0.0, 0.1, 0.5, 0.9], "blue frog": [0.5, 0.1, 1.0, 0.9]}
-QUICK = {"max_refinement_steps": 2, "refinement_steps": 2}
+QUICK = {"max_refinement_steps": 2, "refinement_steps": 2, "tries": 2}
 STEPS = 2
 
 

@@ -108,7 +108,7 @@ def one_level():
 def test_guided_passes_are_those_of_a_run(name, one_level):
     """Thresholds out of reach make a run refine, and draw, as much as it may; without them it does not refine."""
     known = method_classes()[name]().settings()
-    quick = {"step_size": 1.0, "max_refinement_steps": 2, "refinement_steps": 2}
+    quick = {"step_size": 1.0, "max_refinement_steps": 2, "refinement_steps": 2, "tries": 2}
     hard = {
         "thresholds": {0: 0.999999, 0.25: 0.999999},
         "threshold": 0.0,
