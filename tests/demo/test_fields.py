@@ -73,7 +73,7 @@ def test_words_of_the_model_are_clicked_together_and_others_marked(visit):
 def test_an_aim_chooses_the_method_and_sums_can_be_typed(visit):
     page = visit()
     page.get_by_label("Colours are mixed up").check()
-    expect(page.locator("#about-method")).to_contain_text("best-start: ")
+    expect(page.locator("#about-method")).to_contain_text("redraw: ")
     open_part(page, "settings")
     expect(page.locator("#method input")).to_have_value("auto")
     page.locator("#method input").fill("ebama + 0.5*syngen")
