@@ -7,13 +7,12 @@ Python, the command line, prompt files, the demo, the documentation and the gene
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -21,6 +20,8 @@ from attncontrol.arguments import is_finite, short
 from attncontrol.attention.layers import Layer, Size, choose_size, match_layers, split_patterns
 from attncontrol.attention.maps import AttentionMaps
 from attncontrol.layout import Layout
+from attncontrol.losses.bounds import choices as choices_of
+from attncontrol.losses.bounds import is_in, numbers
 from attncontrol.prompt.structure import PromptStructure
 
 
@@ -180,13 +181,13 @@ class Method(ABC):
             split_patterns(self.layers)
 
     def _check_setting(self, setting: dataclasses.Field) -> None:
-        value, choices = getattr(self, setting.name), _choices(type(self)).get(setting.name)
+        value, choices = getattr(self, setting.name), choices_of(type(self)).get(setting.name)
         if choices and value not in choices:
             listed = ", ".join(map(repr, choices))
             raise ValueError(f"{self.name}: {setting.name} must be one of {listed}, not {value!r}")
         least, most = setting.metadata.get("at_least"), setting.metadata.get("at_most")
         bounds = [f"at {word} {bound:g}" for word, bound in (("least", least), ("most", most)) if bound is not None]
-        if bounds and not all(_is_in(x, least, most) for x in _numbers(value)):
+        if bounds and not all(is_in(x, least, most) for x in numbers(value)):
             text = " and ".join(bounds)
             raise ValueError(f"{self.name}: {setting.name} must be finite and {text}, not {short(value)}")
 
@@ -388,25 +389,6 @@ class MethodSum:
         return MethodSum(tuple((weight * w, m) for w, m in self.parts))
 
     __rmul__ = __mul__
-
-
-@functools.cache
-def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
-    """The values of every setting that is declared as a Literal."""
-    return {name: get_args(kind) for name, kind in get_type_hints(cls).items() if get_origin(kind) is Literal}
-
-
-def _numbers(value: Any) -> Sequence[Any]:
-    """All that should be numbers in a setting: its own value, its items, or its keys and values."""
-    if value is None:
-        return ()
-    if isinstance(value, dict):
-        return (*value.keys(), *value.values())
-    return value if isinstance(value, list | tuple) else (value,)
-
-
-def _is_in(value: Any, least: float | None, most: float | None) -> bool:
-    return is_finite(value) and (least is None or value >= least) and (most is None or value <= most)
 
 
 def at_iteration(position: float, count: int) -> int:
