@@ -137,7 +137,7 @@ class ForwardCapture(Capture):
             return torch.stack([F.pad(text, (0, longest - text.shape[-1])) for text in texts])
 
         image = len(range(query.shape[2])[queries])
-        self.store(name, Deferred((len(query), query.shape[1], image, key.shape[2]), compute))
+        self.store(name, Deferred((len(query), query.shape[1], image, key.shape[2]), compute, query.device))
 
 
 def _text_part(
@@ -346,7 +346,7 @@ def deferred_probabilities(
         probabilities = attention_probabilities(q, k, own, scale)
         return probabilities if columns == EVERY else probabilities[..., columns]
 
-    return Deferred((*query.shape[:3], key.shape[2]), compute)
+    return Deferred((*query.shape[:3], key.shape[2]), compute, query.device)
 
 
 def project(

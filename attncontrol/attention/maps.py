@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -18,21 +19,24 @@ from attncontrol.attention.layers import PLACES, Layer, Size
 
 EVERY = slice(None)
 PIECE = 2**26  # most probabilities that are computed at a time where they are not kept: 256 MiB in float32
+KEPT = 2**23  # most probabilities of a layer that the backward pass finds kept on a CPU: 32 MiB
 
 
 @dataclass(frozen=True)
 class Deferred:
     """Attention probabilities of `shape` [images, heads, queries, keys], computed for some of them at a time.
 
-    `compute(images, queries)` gives them in float32, of the keys only those that the layer's maps show.
+    `compute(images, queries)` gives them in float32 on `device`, of the keys only those that the layer's maps show.
     """
 
     shape: tuple[int, int, int, int]
     compute: Callable[[slice | Tensor, slice], Tensor]
+    device: torch.device = torch.device("cpu")
 
     def rows(self, images: Tensor) -> Deferred:
         """Those of some images, by their index."""
-        return Deferred((len(images), *self.shape[1:]), lambda own, queries: self.compute(images[own], queries))
+        shape = (len(images), *self.shape[1:])
+        return Deferred(shape, lambda own, queries: self.compute(images[own], queries), self.device)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class LayerMap:
             probabilities = deferred.compute(images, queries)
             return probabilities / probabilities.sum(-1, keepdim=True).clamp_min(torch.finfo(probabilities.dtype).tiny)
 
-        return LayerMap(self.layer, Deferred(deferred.shape, compute))
+        return LayerMap(self.layer, dataclasses.replace(deferred, compute=compute))
 
     def reduce(self, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """Reduces the probabilities of all images without keeping them where they are deferred.
@@ -100,12 +104,20 @@ class LayerMap:
         count, heads, queries, keys = deferred.shape
         return _joined(chosen, _pieces(queries, count * heads * keys), 2)
 
+    @property
+    def _is_small(self) -> bool:
+        """Whether deferred probabilities are so few that it is quicker to keep them than to compute them again."""
+        deferred = self.attention
+        return deferred.device.type == "cpu" and math.prod(deferred.shape) <= min(KEPT, PIECE)
+
     def head_sum(self) -> Tensor:
-        """The sum of all head maps: [images, height * width, keys], deferred ones some queries at a time."""
+        """The sum of all head maps: [images, height * width, keys], deferred ones some at a time."""
         if isinstance(self.attention, Tensor):
             return self.attention.sum(1)
         deferred = self.attention
         images, heads, queries, keys = deferred.shape
+        if self._is_small:  # those of an image stay in a core's cache
+            return torch.cat([deferred.compute(slice(i, i + 1), EVERY).sum(1) for i in range(images)])
         parts = []
         for rows in _pieces(images, heads * queries * keys):
 

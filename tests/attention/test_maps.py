@@ -72,7 +72,21 @@ def test_the_sum_of_all_heads(layer, leaf, computed):
     found = layer.head_sum()
     if attention_maps.PIECE == 250:  # image by image, 17 queries and then 3
         assert computed == [17 * HEADS * KEYS, 3 * HEADS * KEYS] * IMAGES
+    elif computed:
+        assert computed == [20 * HEADS * KEYS] * IMAGES
     check(found, leaf[:, 0] + leaf[:, 1], leaf)
+
+
+@pytest.mark.parametrize("most", [attention_maps.KEPT, 1])
+def test_few_are_kept_for_the_backward_pass_and_many_computed_again(leaf, monkeypatch, most):
+    monkeypatch.setattr(attention_maps, "KEPT", most)
+    times = []
+    deferred = Deferred(
+        tuple(leaf.shape), lambda images, queries: times.append(images) or leaf[images][:, :, queries].exp()
+    )
+    found = LayerMap(CROSS, deferred).head_sum()
+    check(found, leaf.exp().sum(1), leaf)
+    assert times == ([slice(i, i + 1) for i in range(IMAGES)] if most > 1 else [EVERY] * 2)
 
 
 def test_the_maps_of_tokens(layer, leaf, computed):
