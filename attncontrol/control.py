@@ -15,12 +15,12 @@ from torch import Tensor
 
 from attncontrol.families import family_of, grounded_family
 from attncontrol.families.base import Family
-from attncontrol.families.compiled import before_call
+from attncontrol.families.compiled import Answer, before_call
 from attncontrol.families.modular import see_runs, stock_like
 from attncontrol.grounding.run import GroundedRun, check_phrases, grounded_boxes
 from attncontrol.grounding.settings import Grounding, read_grounding
 from attncontrol.guidance.cost import Memory
-from attncontrol.guidance.engine import Engine
+from attncontrol.guidance.engine import Engine, Guidance
 from attncontrol.guidance.looking import MapSettings
 from attncontrol.guidance.record import ControlRecord
 from attncontrol.guidance.schedulers import keep_given_sample, keeps_float32, noise_levels, starting_calls
@@ -101,7 +101,7 @@ class _Run:
     """One run of a pipeline, from setting its timesteps to its last step.
 
     `thread` is the one it runs in, None before it begins; `starts` says of every denoiser call whether a move in it
-    lasts. `move` is that of the running iteration, in the scale of the model's input, which `input_scale` undoes.
+    lasts. `guidance` is that of the running iteration, in the scale of the model's input, which `input_scale` undoes.
     """
 
     engine: Engine
@@ -110,7 +110,7 @@ class _Run:
     calls: int = 0
     guided_call: int = -1
     is_guiding: bool = False
-    move: Tensor | None = None
+    guidance: Guidance = Guidance()
     input_scale: Any = 1.0
 
 
@@ -236,7 +236,9 @@ class AttentionControl:
         if self._grounding is not None:
             self._grounding.start(family)
 
-    def _before_denoiser(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _before_denoiser(
+        self, module: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | Answer:
         run = self._run
         if run.is_guiding:
             return args, kwargs
@@ -247,22 +249,23 @@ class AttentionControl:
         if self._grounding is not None:
             kwargs = self._grounding.told(args, kwargs, run.calls, len(self._solver_calls(run)))
         call = self._family.bind(args, kwargs)
-        if run.guided_call != run.calls and self._starts_iteration(run):
+        is_guided = run.guided_call != run.calls and self._starts_iteration(run)
+        if is_guided:
             run.guided_call = run.calls
             run.is_guiding = True
             try:
                 noise = noise_levels(self._scheduler) if run.engine.moves_after else None
-                run.move = run.engine.guide(call, sum(run.starts[: run.calls]), sum(run.starts), noise)
+                run.guidance = run.engine.guide(call, sum(run.starts[: run.calls]), sum(run.starts), noise)
             finally:
                 run.is_guiding = False
-        if run.move is None:
+        z, seen = self._family.latents(call), run.guidance.seen
+        if run.guidance.move is not None:
+            run.input_scale = self._family.input_scale(self._scheduler, call, z.device)
+        if is_guided and run.guidance.output is not None:
+            return Answer(run.guidance.output)
+        if seen is None:
             return args, kwargs
-        z = self._family.latents(call)
-        run.input_scale = self._family.input_scale(self._scheduler, call, z.device)
-        if run.engine.moves_after:
-            return args, kwargs
-        moved = (z.float() + torch.cat([run.move] * (len(z) // len(run.move)))).to(z.dtype)
-        return self._family.moved(args, kwargs, moved)
+        return self._family.moved(args, kwargs, (z.float() + torch.cat([seen] * (len(z) // len(seen)))).to(z.dtype))
 
     def _starts_iteration(self, run: _Run) -> bool:
         """Whether a move in this call lasts: one iteration of guidance per step of the scheduler's solver."""
@@ -282,11 +285,11 @@ class AttentionControl:
         @functools.wraps(step)
         def wrapper(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
             run = self._run
-            if run.move is not None:
-                moved = sample.float() + run.move / run.input_scale
+            if run.guidance.move is not None:
+                moved = sample.float() + run.guidance.move / run.input_scale
                 sample = moved if keeps_float32(self._scheduler) else moved.to(sample.dtype)
                 keep_given_sample(self._scheduler)
-                run.move = None
+            run.guidance = Guidance()
             run.calls += 1
             return step(model_output, timestep, sample, *args, **kwargs)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from attncontrol import AttendAndExcite, attach
+from attncontrol import AttendAndExcite, Conform, attach
 from tests import tiny, tiny_transformers
 
 PROMPT = "a red cat and a blue frog"
@@ -92,6 +92,20 @@ def test_a_denoiser_may_be_compiled_under_control(form, expected, backend):
     assert left_behind(getattr(pipe, name))[1] == before[1] and not left_behind(getattr(pipe, name))[0]
     close(run(pipe), plain)
     assert backend.frame_count == frames > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pass_that_is_the_call_stands_for_a_compiled_one(form):
+    torch._dynamo.reset()
+    backend, control = CompileCounterWithBackend("eager"), Conform(stop=1.0, refine_at=(), shared_pass=True)
+    pipe = tiny_transformers.flux()
+    with attach(pipe, control, prompt=PROMPT):
+        guided = run(pipe)
+    FORMS[form](pipe, "transformer", backend)
+    with attach(pipe, control, prompt=PROMPT):
+        close(run(pipe), guided)
+    assert backend.frame_count == 0  # every call was a guided pass
 
 
 def left_behind(called):

@@ -22,17 +22,28 @@ class ForwardTruncated(Exception):
     """Raised inside a denoiser as soon as every wanted layer has been captured: the rest is not needed."""
 
 
+def truncate() -> None:
+    """Ends a forward."""
+    raise ForwardTruncated
+
+
+def without_gradients() -> None:
+    """Lets a forward go on without gradients."""
+    torch.set_grad_enabled(False)
+
+
 class Capture:
     """The attention probabilities of chosen layers, anew in every forward.
 
     `layers` maps names to attention modules (diffusers `Attention`). Inside `installed()` the processors of these
     layers are wrapped; a forward then fills `maps` per name, in order of execution, float32 [rows, heads, queries,
-    keys] or for self-attention something that computes it, and raises `ForwardTruncated` after the last one. The
-    processors must stay installed until the backward pass is done, since gradient checkpointing calls them again.
+    keys] or for self-attention something that computes it, and does `at_end` after the last one. The processors must
+    stay installed until the backward pass is done, since gradient checkpointing calls them again.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.layers = dict(layers)
+        self.at_end: Callable[[], None] = truncate
         self.maps: dict[str, Tensor | Deferred] = {}
         self.thread = threading.get_ident()
         self._processors: dict[str, _StoringProcessor] = {}
@@ -72,7 +83,7 @@ class Capture:
             return
         self.maps[name] = maps
         if len(self.maps) == len(self.layers):
-            raise ForwardTruncated
+            self.at_end()
 
 
 class ForwardCapture(Capture):

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-Hook = Callable[[nn.Module, tuple, dict[str, Any]], tuple[tuple, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call gives without running the module: its output is known."""
+
+    output: Any
+
+
+Hook = Callable[[nn.Module, tuple, dict[str, Any]], tuple[tuple, dict[str, Any]] | Answer]
 
 
 def original(module: Any) -> Any:
@@ -36,17 +47,23 @@ class HookedCall:
         self.hooks: list[Hook] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The hooks in their order, then the compiled call."""
+        """The hooks in their order, then the compiled call; the first answer of a hook ends it."""
         for hook in tuple(self.hooks):
-            args, kwargs = hook(self.module, args, kwargs)
+            found = hook(self.module, args, kwargs)
+            if isinstance(found, Answer):
+                return found.output
+            args, kwargs = found
         return self.compiled(*args, **kwargs)
 
 
 def before_call(module: nn.Module, hook: Hook) -> Callable[[], None]:
-    """Runs a forward pre-hook before every call, uncompiled; returns the function that takes it away again."""
+    """Runs a hook before every call, uncompiled; returns the function that takes it away again.
+
+    It gives the arguments to call the module with, or an `Answer` in place of the call.
+    """
     call = module._compiled_call_impl
     if call is None:
-        return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+        return _before_plain_call(module, hook)
     if not isinstance(call, HookedCall):
         call = module._compiled_call_impl = HookedCall(module, call)
     call.hooks.append(hook)
@@ -55,6 +72,34 @@ def before_call(module: nn.Module, hook: Hook) -> Callable[[], None]:
         call.hooks.remove(hook)
         if not call.hooks and module._compiled_call_impl is call:
             module._compiled_call_impl = call.compiled
+
+    return remove
+
+
+def _before_plain_call(module: nn.Module, hook: Hook) -> Callable[[], None]:
+    """A forward pre-hook, and a forward that gives the answers: a pre-hook itself cannot leave the forward out."""
+    own, forward, answers = vars(module).get("forward"), module.forward, threading.local()
+
+    def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        found = hook(module, args, kwargs)
+        if not isinstance(found, Answer):
+            return found
+        answers.next = found
+        return args, kwargs
+
+    @functools.wraps(forward)
+    def answering(*args: Any, **kwargs: Any) -> Any:
+        answer = vars(answers).pop("next", None)
+        return forward(*args, **kwargs) if answer is None else answer.output
+
+    handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    module.forward = answering
+
+    def remove() -> None:
+        handle.remove()
+        del module.forward
+        if own is not None:
+            module.forward = own
 
     return remove
 

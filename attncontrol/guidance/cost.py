@@ -40,12 +40,13 @@ class Cost:
     """Floating-point operations (a multiplication and an addition are two), and bytes above weights and inputs.
 
     `kept_bytes` are those of a guided pass between forward and backward (0 without), `peak_bytes` the most in use at
-    one time.
+    one time, `forward` the operations of the forward.
     """
 
     operations: int
     kept_bytes: int
     peak_bytes: int
+    forward: int
 
 
 def guided_cost(
@@ -131,15 +132,20 @@ def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, tex
     layers = method.select_layers(family.layers(grid))
     plain, fast = plain_cost(family, grid, text=text), guided_cost(family, grid, layers, text=text)
     low = guided_cost(family, grid, layers, True, text) if family.can_checkpoint(layers) else None
+    # one row a call: then a pass can be the call itself
+    shared = fast.forward / plain.operations if method.moves_after and family.plain_calls[1] == 1 else 0
     ratio = fast.operations / plain.operations
     runs = zip(method.pictures, guided_passes(method, steps), method.draft_calls, strict=True)
-    fewest, most = ((n * passes, n * (1 + (passes * ratio + drafts) / steps)) for n, passes, drafts in runs)
+    fewest, most = (
+        (n * sum(passes), n * (1 + (sum(passes) * ratio - sum(map(bool, passes)) * shared + drafts) / steps))
+        for n, passes, drafts in runs
+    )
     passes, arithmetic = zip(fewest, most, strict=True)
     return MethodCost(tuple(layers), passes, arithmetic, plain, fast, low)
 
 
-def guided_passes(method: Method, steps: int) -> tuple[int, int]:
-    """The fewest and the most guided passes of an image of "a red cat and a blue frog" in a run of so many steps."""
+def guided_passes(method: Method, steps: int) -> tuple[list[int], list[int]]:
+    """The fewest and the most guided passes of each of so many steps of an image of "a red cat and a blue frog"."""
     words = [("red", 2), ("cat", 3), ("blue", 6), ("frog", 7)]
     red, cat, blue, frog = (Word(text, token_indices=(position,)) for text, position in words)
     structure = PromptStructure("a red cat and a blue frog", (Entity(cat, (red,)), Entity(frog, (blue,))), "", 9)
@@ -147,8 +153,8 @@ def guided_passes(method: Method, steps: int) -> tuple[int, int]:
     contexts = [Context(structure, index, steps, layout=layout) for index in range(steps)]
     # whether a large monitor satisfies or not differs from method to method
     readings = [Reading(loss, monitor) for loss in (0.0, math.inf) for monitor in (-math.inf, math.inf)]
-    counts = [sum(_passes_of_step(method, context, reading) for context in contexts) for reading in readings]
-    return min(counts), max(counts)
+    counts = [[_passes_of_step(method, context, reading) for context in contexts] for reading in readings]
+    return min(counts, key=sum), max(counts, key=sum)
 
 
 def _passes_of_step(method: Method, context: Context, reading: Reading) -> int:
@@ -217,7 +223,7 @@ def _count(counted: _Pass) -> Cost:
     for module in family.denoiser.modules():
         if any(hasattr(child, "processor") for child in module.children()):
             module.forward = _fused(module.forward)
-    kept, counter = 0, _Counter(family.denoiser)
+    kept, forward, counter = 0, None, _Counter(family.denoiser)
     with torch.device("meta"), torch.inference_mode(False), torch.set_grad_enabled(counted.layers is not None):
         call = family.example_call(counted.rows, counted.grid, counted.text)
         if counted.layers is None:
@@ -227,10 +233,10 @@ def _count(counted: _Pass) -> Cost:
             chosen = [layer for layer in family.layers(counted.grid) if layer.name in counted.layers]
             pass_ = GuidedPass(family, call, chosen, counted.low_memory)
             with counter, pass_.run(pass_.start, [0]) as (leaf, maps):
-                kept = counter.now
+                kept, forward = counter.now, counter.operations
                 total = torch.stack([_read(layer).sum() for layer in maps.layers]).sum()
                 torch.autograd.grad(total, leaf)
-    return Cost(counter.operations, kept, counter.peak)
+    return Cost(counter.operations, kept, counter.peak, counter.operations if forward is None else forward)
 
 
 def _read(layer: LayerMap) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,23 @@ from attncontrol.guidance.record import ControlRecord, ImageRecord, StepRecord
 from attncontrol.guidance.round import Part, Round
 from attncontrol.guidance.targets import GuidedImage, Program, Request, Target
 from attncontrol.losses.base import Context, MethodSum
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What comes of guiding one denoiser call; moves are those of the model's input, after the scheduler's scaling.
+
+    There the noisy latents have the same scale with every scheduler, and so a step size means the same.
+
+    Args:
+        move: Of the scheduler's sample, float32 [images, ...]; None if nothing moves.
+        seen: Of what the denoiser is called with.
+        output: What the denoiser gives there, where a guided pass was its call, else None.
+    """
+
+    move: Tensor | None = None
+    seen: Tensor | None = None
+    output: Any = None
 
 
 class Engine:
@@ -51,6 +69,7 @@ class Engine:
         self.recorder = self._recorder(record_maps) if record_maps else None
         self.images: list[GuidedImage] = []
         self.index = self.count = 0
+        self.seen: Tensor | None = None  # latents before the first move of a step
         self.noise: tuple[float, float] | None = None
 
     @property
@@ -68,26 +87,20 @@ class Engine:
         Raises:
             ValueError: For parts that do not agree on it.
         """
-        ways = {method.moves_after for _, method in self.methods}
+        ways = {method.moves_after for _, method in self.methods if method.base_step > 0}
         if len(ways) > 1:
             names = ", ".join(method.name for _, method in self.methods if method.moves_after)
             raise ValueError(f"{names} moves latents after the model's call, the other methods of the sum before it")
         return True in ways
 
-    def guide(self, call: Call, index: int, count: int, noise: tuple[float, float] | None = None) -> Tensor | None:
-        """The move of the latents before one denoiser call.
-
-        The move is one of the model's input, after the scheduler's scaling: there the noisy latents have the same
-        scale with every scheduler, and so a step size means the same.
+    def guide(self, call: Call, index: int, count: int, noise: tuple[float, float] | None = None) -> Guidance:
+        """Moves the latents at one denoiser call.
 
         Args:
             call: The denoiser's arguments by name.
             index: Of the iteration, from 0.
             count: The number of iterations.
             noise: The noise levels of `Context`.
-
-        Returns:
-            float32, shaped as the sample; None if nothing moves.
         """
         self.index, self.count, self.noise = index, count, noise
         with torch.inference_mode(False), torch.enable_grad():
@@ -99,7 +112,7 @@ class Engine:
                 guided.check_copies()
                 self._start_run(guided.images)
                 latents = self._prepare(guided)
-            prepared = latents is not guided.start
+            seen = self.seen = latents
             for image in self.images:
                 self._start_step(image, self.family.timestep(call))
             if any(image.request for image in self.images):
@@ -110,7 +123,9 @@ class Engine:
             if self.recorder is not None:
                 self.recorder.look(call, latents, self.images, index, count)
         moved = any(image.step.moved for image in self.images)
-        return latents - guided.start if moved or prepared else None
+        prepared = seen - guided.start if seen is not guided.start else None
+        move = prepared if not moved else latents - guided.start
+        return Guidance(move, prepared if self.moves_after else move, guided.output)
 
     def _recorder(self, record_maps: bool | MapSettings) -> MapRecorder:
         """Looks at every word where settings ask for it or nothing is guided, else at the subjects alone."""
@@ -225,7 +240,9 @@ class Engine:
 
         Numbers come from the device once at the end, and once before if an image only looks.
         """
-        with guided.run(latents, [image.row for image in waiting]) as (leaf, maps):
+        rows = [image.row for image in waiting]
+        whole = self.moves_after and latents is self.seen and guided.is_call_of(rows)
+        with guided.run(latents, rows, whole) as (leaf, maps):
             round_ = Round(self.parts, waiting, maps, leaf, self._context)
             asking = list(waiting)
             while asking:
@@ -239,8 +256,7 @@ class Engine:
             moves = round_.moves()
         lengths = moves.flatten(1).norm(dim=1)
         finite = lengths.isfinite().reshape(-1, *[1] * (moves.ndim - 1))
-        rows = index_tensor([image.row for image in waiting], latents.device)
-        latents = latents.index_copy(0, rows, leaf.detach() - torch.where(finite, moves, 0))
+        latents = latents.index_copy(0, index_tensor(rows, latents.device), leaf.detach() - torch.where(finite, moves, 0))
         for image, length in zip(waiting, round_.read(lengths), strict=True):
             if image.request:
                 self._settle(image, round_, length)

@@ -11,7 +11,7 @@ import torch
 from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 from torch import Tensor, nn
 
-from attncontrol.attention.capture import Capture, ForwardTruncated, plain_attention
+from attncontrol.attention.capture import Capture, ForwardTruncated, plain_attention, truncate, without_gradients
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import AttentionMaps, LayerMap, index_tensor
 from attncontrol.families import INSTEAD
@@ -43,6 +43,7 @@ class GuidedPass:
         self.start = latents[self.first_row : self.first_row + self.images].clone().float()
         # perturbed-attention guidance would treat the copies of a batch differently there
         self._perturbed = [family.denoiser.get_submodule(name) for name in family.perturbed_layers()]
+        self.output: Any = None  # the denoiser's, of a whole pass
         # what the first pass of a step finds out and later ones use
         self._chosen: tuple[list[int], Call, float] | None = None
         self._captured: Capture | None = None
@@ -58,9 +59,15 @@ class GuidedPass:
                 f"attncontrol cannot control this pipeline. {INSTEAD}"
             )
 
+    def is_call_of(self, rows: Sequence[int]) -> bool:
+        """Whether a whole pass of these images at the present latents is the denoiser's call itself."""
+        return self.copies == 1 and not self.low_memory and list(rows) == list(range(self.images))
+
     @contextmanager
-    def run(self, latents: Tensor, rows: Sequence[int]) -> Iterator[tuple[Tensor, AttentionMaps]]:
-        """Runs some images up to the last captured layer.
+    def run(
+        self, latents: Tensor, rows: Sequence[int], whole: bool = False
+    ) -> Iterator[tuple[Tensor, AttentionMaps]]:
+        """Runs some images up to the last captured layer, or to the end, where `output` is what the denoiser gives.
 
         Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off). Passes of
         other threads over the same denoiser wait.
@@ -68,6 +75,7 @@ class GuidedPass:
         Args:
             latents: [images, ...].
             rows: Which of the images of the batch they are.
+            whole: Whether it goes on behind the last captured layer, without gradients.
 
         Yields:
             A leaf of their latents, and their maps.
@@ -76,6 +84,7 @@ class GuidedPass:
         call, scale = self._arguments(rows)
         call = self.family.with_latents(call, leaf.to(self.dtype))
         parts, capture = self.family.parts, self._capture(call)
+        capture.at_end = without_gradients if whole else truncate
         with (
             _lock(self.family.denoiser),
             uncompiled() if parts.is_compiled else nullcontext(),
@@ -85,8 +94,8 @@ class GuidedPass:
             _scaled(parts, scale),
             capture.installed(),
         ):
-            with suppress(ForwardTruncated), _lasting_weights(parts):
-                self.family.run(call)
+            with suppress(ForwardTruncated), _lasting_weights(parts), torch.set_grad_enabled(leaf.requires_grad):
+                self.output = self.family.run(call)
             yield leaf, self._maps(capture)
 
     def _arguments(self, rows: Sequence[int]) -> tuple[Call, float]:

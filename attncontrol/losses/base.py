@@ -151,6 +151,9 @@ class Method(ABC):
         at_least=0,
         at_most=100,
     )
+    shared_pass: bool = option(
+        False, "move after the model's call, not before it: the pass whose maps are read is then that call, and cheaper"
+    )
     resolution: int | tuple[int, int] | None = option(
         None,
         "(height, width) of the cross-attention maps, or one side of square ones; by default the coarsest maps "
@@ -174,6 +177,8 @@ class Method(ABC):
             raise ValueError(
                 f"{self.name}: need 0 <= start <= stop <= 1, got {short(self.start)} and {short(self.stop)}"
             )
+        if self.shared_pass and self.variant == "reference":
+            raise ValueError(f"{self.name}: variant='reference' moves when its published code does: no shared_pass")
         step_size = self.base_step if self.step_size is None else self.step_size
         if not (is_finite(step_size) and step_size >= 0):
             raise ValueError(f"{self.name}: step_size must be finite and not negative, got {short(self.step_size)}")
@@ -230,7 +235,7 @@ class Method(ABC):
     @property
     def moves_after(self) -> bool:
         """Whether a move reaches the scheduler only, after the model has seen latents that are not moved."""
-        return False
+        return self.shared_pass
 
     @property
     def base_step(self) -> float:

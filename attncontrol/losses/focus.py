@@ -180,8 +180,8 @@ class Focus(SmoothedMaps):
 
     @property
     def moves_after(self) -> bool:
-        """In the reference variant."""
-        return self.variant == "reference"
+        """In the reference variant, and with `shared_pass`."""
+        return self.variant == "reference" or self.shared_pass
 
     def allowed_layers(self, layers: Sequence[Layer]) -> list[Layer]:
         """Those that the setting `layers` names; else the model's default ones, in the reference variant all joint."""
@@ -200,7 +200,7 @@ class Focus(SmoothedMaps):
         There lambda s (1 - tau) |next - now| of the noise level now = 1 - tau and that of the next step, with
         s = 2 (1 - tau + 0.001) / (tau + 0.001): what a velocity that is moved by lambda s (1 - tau) does to latents.
         """
-        if not self.moves_after or context.noise is None:
+        if self.variant != "reference" or context.noise is None:
             return super().plain_step_size(context)
         now, following = context.noise
         strength = 2 * (now + OFFSET) / (1 - now + OFFSET)

@@ -134,7 +134,7 @@ def test_guided_passes_are_those_of_a_run(name, one_level):
         finally:
             handle.remove()
         runs = zip(method.pictures, cost.guided_passes(method, 4), strict=True)
-        found.append((sum(forwards), *(pictures * passes for pictures, passes in runs)))
+        found.append((sum(forwards), *(pictures * sum(passes) for pictures, passes in runs)))
     assert found[0][0] == found[0][1], "as few as counted"
     assert found[1][0] == found[1][2], "as many as counted"
 

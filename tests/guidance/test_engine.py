@@ -124,10 +124,10 @@ def moves(monkeypatch):
     guide = Engine.guide
 
     def spy(self, call, *args):
-        move = guide(self, call, *args)
-        if move is not None:
+        found = guide(self, call, *args)
+        if (move := found.move) is not None:
             seen.append((move, call["sample"][-len(move) :].float()))
-        return move
+        return found
 
     monkeypatch.setattr(Engine, "guide", spy)
     return seen
