@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 
-
 @dataclass(frozen=True)
 class Answer:
     """What a call gives without running the module: its output is known."""

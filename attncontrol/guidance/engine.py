@@ -256,7 +256,8 @@ class Engine:
             moves = round_.moves()
         lengths = moves.flatten(1).norm(dim=1)
         finite = lengths.isfinite().reshape(-1, *[1] * (moves.ndim - 1))
-        latents = latents.index_copy(0, index_tensor(rows, latents.device), leaf.detach() - torch.where(finite, moves, 0))
+        moved = leaf.detach() - torch.where(finite, moves, 0)
+        latents = latents.index_copy(0, index_tensor(rows, latents.device), moved)
         for image, length in zip(waiting, round_.read(lengths), strict=True):
             if image.request:
                 self._settle(image, round_, length)

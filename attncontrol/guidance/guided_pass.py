@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -64,9 +65,7 @@ class GuidedPass:
         return self.copies == 1 and not self.low_memory and list(rows) == list(range(self.images))
 
     @contextmanager
-    def run(
-        self, latents: Tensor, rows: Sequence[int], whole: bool = False
-    ) -> Iterator[tuple[Tensor, AttentionMaps]]:
+    def run(self, latents: Tensor, rows: Sequence[int], whole: bool = False) -> Iterator[tuple[Tensor, AttentionMaps]]:
         """Runs some images up to the last captured layer, or to the end, where `output` is what the denoiser gives.
 
         Inside the context the maps can be differentiated with respect to the leaf (unless autograd is off). Passes of

@@ -152,7 +152,7 @@ class Method(ABC):
         at_most=100,
     )
     shared_pass: bool = option(
-        False, "move after the model's call, not before it: the pass whose maps are read is then that call, and cheaper"
+        False, "move after the model's call, not before it: the pass whose maps are read is then that very call"
     )
     resolution: int | tuple[int, int] | None = option(
         None,
