@@ -254,7 +254,8 @@ class AttentionControl:
             run.guided_call = run.calls
             run.is_guiding = True
             try:
-                noise = noise_levels(self._scheduler) if run.engine.moves_after else None
+                has_levels = run.engine.moves_after and keeps_float32(self._scheduler)
+                noise = noise_levels(self._scheduler) if has_levels else None
                 run.guidance = run.engine.guide(call, sum(run.starts[: run.calls]), sum(run.starts), noise)
             finally:
                 run.is_guiding = False

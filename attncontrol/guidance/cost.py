@@ -132,8 +132,7 @@ def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, tex
     layers = method.select_layers(family.layers(grid))
     plain, fast = plain_cost(family, grid, text=text), guided_cost(family, grid, layers, text=text)
     low = guided_cost(family, grid, layers, True, text) if family.can_checkpoint(layers) else None
-    # one row a call: then a pass can be the call itself
-    shared = fast.forward / plain.operations if method.moves_after and family.plain_calls[1] == 1 else 0
+    shared = fast.forward / plain.operations if method.moves_after else 0
     ratio = fast.operations / plain.operations
     runs = zip(method.pictures, guided_passes(method, steps), method.draft_calls, strict=True)
     fewest, most = (

@@ -69,7 +69,7 @@ class Engine:
         self.recorder = self._recorder(record_maps) if record_maps else None
         self.images: list[GuidedImage] = []
         self.index = self.count = 0
-        self.seen: Tensor | None = None  # latents before the first move of a step
+        self.seen: Tensor | None = None  # a step's latents before its first move
         self.noise: tuple[float, float] | None = None
 
     @property
@@ -125,7 +125,7 @@ class Engine:
         moved = any(image.step.moved for image in self.images)
         prepared = seen - guided.start if seen is not guided.start else None
         move = prepared if not moved else latents - guided.start
-        return Guidance(move, prepared if self.moves_after else move, guided.output)
+        return Guidance(move, prepared if self.moves_after else move, guided.whole_output(seen))
 
     def _recorder(self, record_maps: bool | MapSettings) -> MapRecorder:
         """Looks at every word where settings ask for it or nothing is guided, else at the subjects alone."""

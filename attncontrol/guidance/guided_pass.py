@@ -61,8 +61,24 @@ class GuidedPass:
             )
 
     def is_call_of(self, rows: Sequence[int]) -> bool:
-        """Whether a whole pass of these images at the present latents is the denoiser's call itself."""
-        return self.copies == 1 and not self.low_memory and list(rows) == list(range(self.images))
+        """Whether a whole pass of these images at the present latents says what the denoiser's call would of them."""
+        return not (self._perturbed or self.low_memory) and list(rows) == list(range(self.images))
+
+    def whole_output(self, latents: Tensor) -> Any:
+        """What the denoiser's call gives at latents [images, ...] after a whole pass there; None without one.
+
+        Its rows beside the conditional ones, if there are any, run now.
+        """
+        own = range(self.first_row, self.first_row + self.images)
+        others = [row for row in range(self.batch) if row not in own]
+        if self.output is None or not others:
+            return self.output
+        call = self.family.rows(self.call, self.batch, others)
+        call = self.family.with_latents(call, torch.cat([latents] * (self.copies - 1)).to(self.dtype))
+        with _lock(self.family.denoiser), torch.no_grad():
+            output = self.family.run(call)
+        order = index_tensor(sorted(range(self.batch), key=[*own, *others].__getitem__), self.start.device)
+        return _joined(self.output, output, order)
 
     @contextmanager
     def run(self, latents: Tensor, rows: Sequence[int], whole: bool = False) -> Iterator[tuple[Tensor, AttentionMaps]]:
@@ -142,6 +158,17 @@ class GuidedPass:
 
 def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _joined(first: Any, second: Any, order: Tensor) -> Any:
+    """Two outputs of a denoiser as one, whose rows are these of both together."""
+    if isinstance(first, Tensor):
+        return torch.cat([first, second])[order]
+    if isinstance(first, list):  # of rows
+        return [[*first, *second][row] for row in order.tolist()]
+    if isinstance(first, dict):  # diffusers' outputs are
+        return type(first)(**{name: _joined(value, second[name], order) for name, value in first.items()})
+    return tuple(_joined(*pair, order) for pair in zip(first, second, strict=True))
 
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
