@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attncontrol import AttentionControlPipeline, create_method, method_classes
-from attncontrol.attention.capture import attention_probabilities
+from attncontrol.attention.probabilities import attention_probabilities
 from attncontrol.losses.base import Method
 from tests import tiny
 

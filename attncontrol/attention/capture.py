@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attncontrol.attention.maps import EVERY, Deferred
+from attncontrol.attention.probabilities import attention_probabilities, column_probabilities
 
 
 class ForwardTruncated(Exception):
@@ -160,10 +161,9 @@ def _text_part(
     """
     if mask is not None and mask.shape[-2] > 1:
         mask = mask[..., queries, :]
-    probabilities = attention_probabilities(query[:, queries], key, mask, scale)
-    if columns.start is None or columns.start >= 0:
-        return probabilities[..., columns]
-    return F.pad(probabilities[..., : columns.stop], (-columns.start, 0))
+    before = max(-(columns.start or 0), 0)
+    inside = columns if before == 0 else slice(columns.stop)
+    return F.pad(column_probabilities(query[:, queries], key, mask, scale, inside), (before, 0))
 
 
 def _length(columns: slice, keys: int) -> int:
@@ -328,18 +328,6 @@ def attention_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple
     return tuple(given.get(name) for name in ("query", "key", "value", "attn_mask", "scale"))
 
 
-def attention_probabilities(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
-    """softmax(scale * query @ key^T + mask) in float32: [..., heads, queries, keys] from [..., heads, n, dim].
-
-    A boolean mask keeps where it is True; `scale` defaults to 1 / sqrt(dim).
-    """
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query.float() * scale) @ key.float().transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.float()
-    return scores.softmax(-1)
-
-
 def deferred_probabilities(
     query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None, columns: slice = EVERY
 ) -> Deferred:
@@ -354,8 +342,9 @@ def deferred_probabilities(
         if queries != EVERY:
             q = q[..., queries, :]
             own = own[..., queries, :] if own is not None and own.shape[-2] > 1 else own
-        probabilities = attention_probabilities(q, k, own, scale)
-        return probabilities if columns == EVERY else probabilities[..., columns]
+        if columns == EVERY:
+            return attention_probabilities(q, k, own, scale)
+        return column_probabilities(q, k, own, scale, columns)
 
     return Deferred((*query.shape[:3], key.shape[2]), compute, query.device)
 

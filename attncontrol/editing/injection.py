@@ -13,8 +13,9 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attncontrol.attention.capture import attention_arguments, attention_probabilities
+from attncontrol.attention.capture import attention_arguments
 from attncontrol.attention.layers import Layer, Size
+from attncontrol.attention.probabilities import attention_probabilities
 from attncontrol.editing.alignment import PromptAlignment
 from attncontrol.editing.blend import LocalBlend
 from attncontrol.editing.maps import StepMaps

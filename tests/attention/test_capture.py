@@ -12,12 +12,12 @@ from attncontrol.attention.capture import (
     CapturingProcessor,
     ForwardCapture,
     ForwardTruncated,
-    attention_probabilities,
     deferred_probabilities,
     plain_attention,
 )
 from attncontrol.attention.layers import Layer
 from attncontrol.attention.maps import EVERY, LayerMap
+from attncontrol.attention.probabilities import attention_probabilities, column_probabilities
 from tests import tiny
 
 PROMPT = "a red cat and a blue frog"
@@ -164,6 +164,23 @@ def test_the_images_queries_and_the_texts_keys_are_read_of_every_row(mask, parts
         monkeypatch.setattr(attention_maps, "PIECE", 100)  # less than those of a row
         layer = Layer("attn", "joint", True, (1, expected.shape[2]))
         torch.testing.assert_close(LayerMap(layer, deferred).head_sum(), expected.sum(1))
+
+
+@pytest.mark.parametrize("columns", [slice(2, 5), slice(0, 3), slice(-2, None), EVERY])
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_gradient_of_some_columns_is_that_of_the_whole_softmax(mask, columns):
+    leaves = [x.requires_grad_() for x in query_and_key()]
+    found = column_probabilities(*leaves, MASKS[mask], 0.3, columns)
+    expected = softmax(*leaves, MASKS[mask], 0.3)[..., columns]
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad((weights * x).sum(), leaves) for x in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    halves = [x.detach().bfloat16().requires_grad_() for x in leaves]
+    of_halves = torch.autograd.grad((weights * column_probabilities(*halves, MASKS[mask], 0.3, columns)).sum(), halves)
+    for half, whole in zip(of_halves, gradients[0], strict=True):
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), whole, atol=0.05, rtol=0.05)
 
 
 def test_a_forward_ends_at_the_last_wanted_layer_and_its_modules_are_left_as_they_were():

@@ -19,7 +19,7 @@ from attncontrol import (
     create_method,
     method_classes,
 )
-from attncontrol.attention.capture import attention_probabilities
+from attncontrol.attention.probabilities import attention_probabilities
 from attncontrol.families import family_of
 from attncontrol.guidance.engine import Engine
 from attncontrol.guidance.guided_pass import GuidedPass
