@@ -121,9 +121,21 @@ def test_where_a_pass_is_not_the_call_the_call_is_made(memory, prompts, unshared
     assert torch.equal(together.images, expected.images)
 
 
-def test_it_is_refused_where_published_code_says_when_to_move():
-    with pytest.raises(ValueError, match="conform: variant='reference' moves when its published code does"):
-        Conform(variant="reference", shared_pass=True)
+def test_in_a_sum_all_must_have_it():
+    pipe, after, before = pipeline("FLUX.1"), method("conform", shared_pass=True), method("syngen")
+    found, rows = draw(pipe, after + before)
+    expected, same = draw(pipe, method("conform") + before)
+    assert torch.equal(found.images, expected.images) and rows == same == 2 * STEPS
+    assert draw(pipe, after + method("syngen", shared_pass=True))[1] == STEPS
+
+
+def test_published_code_says_when_it_moves():
+    pipe = pipeline("1.x")
+    found = [
+        draw(pipe, Conform(variant="reference", refine_at=(), shared_pass=shared))[0].images
+        for shared in (False, True)
+    ]
+    assert torch.equal(*found)
 
 
 def test_the_forward_is_as_it_was_after_a_block():

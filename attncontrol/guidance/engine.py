@@ -82,16 +82,17 @@ class Engine:
 
     @property
     def moves_after(self) -> bool:
-        """Whether moves reach the scheduler only.
+        """Whether moves reach the scheduler only: all do, or those that could do not where others must not.
 
         Raises:
-            ValueError: For parts that do not agree on it.
+            ValueError: For parts of which some must and some must not.
         """
-        ways = {method.moves_after for _, method in self.methods if method.base_step > 0}
-        if len(ways) > 1:
-            names = ", ".join(method.name for _, method in self.methods if method.moves_after)
-            raise ValueError(f"{names} moves latents after the model's call, the other methods of the sum before it")
-        return True in ways
+        moving = [method for _, method in self.methods if method.base_step > 0]
+        after = [method for method in moving if method.moves_after]
+        must = ", ".join(method.name for method in after if not method.shared_pass)
+        if must and len(after) < len(moving):
+            raise ValueError(f"{must} moves latents after the model's call, the other methods of the sum before it")
+        return 0 < len(after) == len(moving)
 
     def guide(self, call: Call, index: int, count: int, noise: tuple[float, float] | None = None) -> Guidance:
         """Moves the latents at one denoiser call.

@@ -152,7 +152,9 @@ class Method(ABC):
         at_most=100,
     )
     shared_pass: bool = option(
-        False, "move after the model's call, not before it: the pass whose maps are read is then that very call"
+        False,
+        "where all that move have it: move after the model's call, which the pass whose maps are read then is; not in "
+        "the reference variant",
     )
     resolution: int | tuple[int, int] | None = option(
         None,
@@ -177,8 +179,6 @@ class Method(ABC):
             raise ValueError(
                 f"{self.name}: need 0 <= start <= stop <= 1, got {short(self.start)} and {short(self.stop)}"
             )
-        if self.shared_pass and self.variant == "reference":
-            raise ValueError(f"{self.name}: variant='reference' moves when its published code does: no shared_pass")
         step_size = self.base_step if self.step_size is None else self.step_size
         if not (is_finite(step_size) and step_size >= 0):
             raise ValueError(f"{self.name}: step_size must be finite and not negative, got {short(self.step_size)}")
@@ -235,7 +235,7 @@ class Method(ABC):
     @property
     def moves_after(self) -> bool:
         """Whether a move reaches the scheduler only, after the model has seen latents that are not moved."""
-        return self.shared_pass
+        return self.shared_pass and self.variant != "reference"
 
     @property
     def base_step(self) -> float:
