@@ -152,9 +152,7 @@ class Method(ABC):
         at_most=100,
     )
     shared_pass: bool = option(
-        False,
-        "where all that move have it: move after the model's call, which the pass whose maps are read then is; not in "
-        "the reference variant",
+        False, "where all that move have it, moves follow the model's call, and the guided pass is that call"
     )
     resolution: int | tuple[int, int] | None = option(
         None,
