@@ -1,5 +1,6 @@
 """Moves after the model's call: the guided pass is then the call of the conditional rows, and nothing else changes."""
 
+import copy
 import functools
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from attncontrol import AttentionControlPipeline, BestStart, Conform, attach
 from attncontrol.families import family_of
+from attncontrol.families.compiled import Answer, before_call
 from attncontrol.guidance.guided_pass import GuidedPass
 from tests import tiny
 from tests.test_transformers import LATER, LAYOUT, METHODS, PROMPT, SLOW, controlled, method
@@ -138,9 +140,37 @@ def test_published_code_says_when_it_moves():
     assert torch.equal(*found)
 
 
-def test_the_forward_is_as_it_was_after_a_block():
-    pipe = controlled("FLUX.1")
-    own = vars(pipe.transformer).get("forward")
-    with pytest.warns(UserWarning, match="no call"), attach(pipe, method("conform", shared_pass=True), prompt=PROMPT):
-        assert vars(pipe.transformer)["forward"] is not own
-    assert vars(pipe.transformer).get("forward") is own
+def test_the_forward_is_as_it_was_after_the_last_block_whichever_ends_first():
+    first, second = (AttentionControlPipeline.from_pipe(pipeline("FLUX.1")) for _ in range(2))
+    second.scheduler = copy.deepcopy(first.scheduler)
+    module, control = first.transformer, method("conform", shared_pass=True)
+    own = vars(module).get("forward")
+    blocks = [attach(pipe, control, prompt=PROMPT) for pipe in (first, second)]
+    with pytest.warns(UserWarning, match="no call"):
+        for block in blocks:
+            block.__enter__()
+        between = vars(module)["forward"]
+        blocks[0].__exit__(None, None, None)
+        assert vars(module)["forward"] is between is not own
+        blocks[1].__exit__(None, None, None)
+    assert vars(module).get("forward") is own and not module._forward_pre_hooks
+
+
+def test_an_answer_that_was_not_fetched_is_not_given_to_the_next_call():
+    module, asked = torch.nn.Linear(1, 1), []
+
+    def hook(module, args, kwargs):
+        asked.append(1)
+        return Answer("known") if len(asked) == 1 else (args, kwargs)
+
+    def failing(module, args):
+        raise KeyError("another hook's")
+
+    one = torch.ones(1, 1)
+    remove = before_call(module, hook)
+    later = module.register_forward_pre_hook(failing)
+    with pytest.raises(KeyError):
+        module(one)
+    later.remove()
+    assert isinstance(module(one), torch.Tensor) and len(asked) == 2
+    remove()

@@ -75,30 +75,48 @@ def before_call(module: nn.Module, hook: Hook) -> Callable[[], None]:
     return remove
 
 
-def _before_plain_call(module: nn.Module, hook: Hook) -> Callable[[], None]:
-    """A forward pre-hook, and a forward that gives the answers: a pre-hook itself cannot leave the forward out."""
-    own, forward, answers = vars(module).get("forward"), module.forward, threading.local()
+class _AnsweringForward:
+    """Stands in a module's place of its forward, and gives the answers of hooks: none of them can leave it out."""
 
-    def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        found = hook(module, args, kwargs)
-        if not isinstance(found, Answer):
+    def __init__(self, module: nn.Module) -> None:
+        self.own, self.forward = vars(module).get("forward"), module.forward
+        self.hooks: list[Hook] = []
+        self.answers = threading.local()  # the next one of a thread, and the hook that gave it
+        functools.update_wrapper(self, self.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        _, answer = vars(self.answers).pop("next", (None, None))
+        return self.forward(*args, **kwargs) if answer is None else answer.output
+
+    def asking(self, hook: Hook) -> Hook:
+        """A forward pre-hook that notes the answers of a hook."""
+
+        def ask(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            found = hook(module, args, kwargs)
+            if isinstance(found, Answer):
+                self.answers.next = hook, found
+                return args, kwargs
+            if getattr(self.answers, "next", (None,))[0] is hook:  # of a call that never came
+                del self.answers.next
             return found
-        answers.next = found
-        return args, kwargs
 
-    @functools.wraps(forward)
-    def answering(*args: Any, **kwargs: Any) -> Any:
-        answer = vars(answers).pop("next", None)
-        return forward(*args, **kwargs) if answer is None else answer.output
+        return ask
 
-    handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    module.forward = answering
+
+def _before_plain_call(module: nn.Module, hook: Hook) -> Callable[[], None]:
+    forward = vars(module).get("forward")
+    if not isinstance(forward, _AnsweringForward):
+        forward = module.forward = _AnsweringForward(module)
+    forward.hooks.append(hook)
+    handle = module.register_forward_pre_hook(forward.asking(hook), with_kwargs=True)
 
     def remove() -> None:
         handle.remove()
-        del module.forward
-        if own is not None:
-            module.forward = own
+        forward.hooks.remove(hook)
+        if not forward.hooks and vars(module).get("forward") is forward:
+            del module.forward
+            if forward.own is not None:
+                module.forward = forward.own
 
     return remove
 
