@@ -11,11 +11,12 @@ from attncontrol.families import family_of
 from attncontrol.families.compiled import Answer, before_call
 from attncontrol.guidance.guided_pass import GuidedPass
 from tests import tiny
-from tests.test_transformers import LATER, LAYOUT, METHODS, PROMPT, SLOW, controlled, method
+from tests.test_transformers import LAYOUT, METHODS, PROMPT, SLOW, controlled, method
 from tests.tiny_transformers import CALLS, TRANSFORMERS
 
 STEPS = 3
-FAMILIES = ["1.x", *(pytest.param(name, marks=SLOW if name in LATER else ()) for name in TRANSFORMERS)]
+FAST = ("SD 3", "Z-Image")  # a batch of both, and lists of rows
+FAMILIES = ["1.x", *(pytest.param(name, marks=() if name in FAST else SLOW) for name in TRANSFORMERS)]
 
 
 @pytest.fixture

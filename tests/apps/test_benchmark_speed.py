@@ -64,6 +64,7 @@ def test_all_runs_of_the_benchmark_agree(tmp_path):
     assert not torch.allclose(latents["plain"], latents["peer"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_every_method_is_counted_those_too_that_need_no_guided_pass(capsys):
     count_methods(Namespace(model="1.5", small=True, dtype="float32", size=128))
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line.startswith("|")]

@@ -180,6 +180,7 @@ def test_batches_hold_equal_settings_and_little_is_held_back(tmp_path):
     assert taken == 2 * WAITING_BATCHES
 
 
+@pytest.mark.slow
 def test_twenty_kills_of_a_run_of_two_hundred_jobs(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"prompt {i}\n" for i in range(200)))

@@ -12,6 +12,7 @@ EVERY = {
     "stop": (0.5, None, None),
     "step_size": (20.0, None, None),
     "relative_step": (None, 0, 100),
+    "shared_pass": (False, None, None),
     "resolution": (None, None, None),
     "keys": ("joint", None, None),
     "layers": (None, None, None),

@@ -70,6 +70,7 @@ def test_recording_changes_no_output_and_keeps_the_chosen_layers():
     assert torch.allclose(kept[0].sum(-1), torch.ones(2, 64))
 
 
+@pytest.mark.slow
 def test_the_maps_can_be_trained(scene, tokenizer):
     torch.manual_seed(0)
     trainer = unet.Trainer(unet.Conditioner(text.build_clip(tokenizer).text_model, tokenizer), "cpu", (16, 16))

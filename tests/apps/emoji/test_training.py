@@ -114,6 +114,7 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(clip, tokenizer, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_the_vae_learns_both_ways(scenes, tmp_path):
     torch.manual_seed(0)
     images = np.concatenate([scenes[0]] * 12)  # training leaves the first 512 out
