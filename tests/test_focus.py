@@ -82,8 +82,9 @@ def check(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_methods_that_move_before_and_after_the_call_are_not_added_up():
-    control = Focus(variant="reference") + AttendAndExcite()
+@pytest.mark.parametrize("shared", [False, True])
+def test_methods_that_move_before_and_after_the_call_are_not_added_up(shared):
+    control = Focus(variant="reference", shared_pass=shared) + AttendAndExcite()
     with pytest.raises(ValueError, match="focus moves latents after the model's call"):
         run_flux(control)
 

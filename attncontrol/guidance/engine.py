@@ -89,7 +89,7 @@ class Engine:
         """
         moving = [method for _, method in self.methods if method.base_step > 0]
         after = [method for method in moving if method.moves_after]
-        must = ", ".join(method.name for method in after if not method.shared_pass)
+        must = ", ".join(method.name for method in after if method.variant == "reference")
         if must and len(after) < len(moving):
             raise ValueError(f"{must} moves latents after the model's call, the other methods of the sum before it")
         return 0 < len(after) == len(moving)
@@ -102,6 +102,9 @@ class Engine:
             index: Of the iteration, from 0.
             count: The number of iterations.
             noise: The noise levels of `Context`.
+
+        Returns:
+            The moves, and the call's output where a guided pass was the call.
         """
         self.index, self.count, self.noise = index, count, noise
         with torch.inference_mode(False), torch.enable_grad():
