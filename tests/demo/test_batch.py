@@ -61,10 +61,8 @@ def test_pictures_are_shown_before_the_batch_is_done(visit, tmp_path):
     page.locator("#batch").click()
     expect(page.locator("#batch-pictures figure").nth(1)).to_be_visible()
     assert "Done" not in page.evaluate("window.statusThen")
-    page.locator("#batch-cancel").click()
-    expect(page.locator("#batch-status")).to_contain_text(
-        re.compile("Cancelled|Done")
-    )  # the last group may be through
+    page.locator("#batch-cancel").evaluate("button => button.click()")  # off if the last group is through already
+    expect(page.locator("#batch-status")).to_contain_text(re.compile("Cancelled|Done"))
     expect(page.locator("#batch-pictures figure").nth(1)).to_be_visible()
 
 
