@@ -216,6 +216,16 @@ class Family(ABC):
         """The noise level of a call on the scheduler's scale of 0 to 1000: one number, left on its device."""
         return torch.as_tensor(call["timestep"]).flatten()[0]
 
+    def at_timestep(self, call: Call, timestep: float) -> Call:
+        """The call at another noise level, `timestep` as of the method above, in the form that its own has."""
+        given = torch.as_tensor(call["timestep"])
+        moved = given * (timestep / self.timestep(call).to(given.device))
+        return {**call, "timestep": moved if given.is_floating_point() else moved.round().to(given.dtype)}
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """What a call gives as the scheduler takes it, but for the guidance scale."""
+        return output
+
     def input_scale(self, scheduler: Any, call: Call, device: torch.device) -> Tensor:
         """The factor from the scheduler's sample to the model's input: float32, one entry."""
         one = torch.ones(1, dtype=torch.float32, device=device)

@@ -58,6 +58,14 @@ class Lumina2Family(PatchFamily):
         """The call's 0 (noise) to 1 on the scheduler's scale."""
         return 1000 - super().timestep(call) * 1000
 
+    def at_timestep(self, call: Call, timestep: float) -> Call:
+        """Likewise 0 to 1."""
+        return {**call, "timestep": torch.full_like(call["timestep"], 1 - timestep / 1000)}
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """Turned round: the model's velocity runs from noise to picture."""
+        return -output
+
     def part(self, call: Call, row: int) -> tuple[slice, slice]:
         """The row's text without padding, then the image."""
         text = int(call["encoder_attention_mask"][row].sum())
