@@ -3,7 +3,8 @@
 Before the first step, parts may choose the noise (guidance/draft.py). In every step of the solver each image runs a
 program. It makes requests: to look at what some parts say of its latents, or to move down their gradients, first for
 each part's refinement, then once for all. A round is one guided pass over the images that wait for an answer: whoever
-only looks is answered at once, the others move together.
+only looks is answered at once, the others move together. Steps that a method names are then gone through once more,
+with noise added back (guidance/time_travel.py).
 """
 
 from __future__ import annotations
@@ -145,9 +146,11 @@ class Engine:
         return latents
 
     def _travels(self, image: GuidedImage) -> bool:
-        contexts = [self._context(image, number) for number in range(len(self.parts))]
-        parts = [(part.method, now) for part, now in zip(self.parts, contexts, strict=True) if part.method.focus(now)]
-        return image.step.moved and any(method.travels(now) for method, now in parts)
+        if not image.step.moved:
+            return False
+        wishes = ((part.method, number) for number, part in enumerate(self.parts) if part.method.time_travel)
+        contexts = ((method, self._context(image, number)) for method, number in wishes)
+        return any(method.focus(now) and method.travels(now) for method, now in contexts)
 
     def _travel(self, guided: GuidedPass, latents: Tensor, images: Sequence[GuidedImage]) -> Tensor:
         """The step once more for some images that have taken it: new latents among those of all, [images, ...]."""

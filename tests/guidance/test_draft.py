@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from attncontrol import AttentionControlPipeline, BestStart, Conform, attach
-from attncontrol.guidance.levels import Level, longer_step, predicts
 from attncontrol.losses.best_start import reordered
 from tests import tiny, tiny_transformers
 
@@ -87,26 +86,6 @@ def test_an_image_of_a_good_draft_is_left_alone(pipe):
     for row, alone in enumerate(spared):
         assert torch.allclose(out.images[row], (plain if alone else guided).images[row], atol=1e-3)
         assert any(step.moved for step in out.control.images[row].steps) is not alone
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_a_longer_step_is_the_schedulers_own(kind):
-    scheduler = diffusers.DDIMScheduler(prediction_type=kind, clip_sample=False, timestep_spacing="trailing")
-    scheduler.set_timesteps(5)
-    latents, output = noise(0, 2)
-    now, then = Level.of(scheduler, 0), Level.of(scheduler, 0.2)
-    expected = scheduler.step(output, scheduler.timesteps[0], latents).prev_sample
-    assert torch.allclose(longer_step(latents, output, now, then, predicts(scheduler)), expected, atol=1e-4)
-
-
-def test_a_longer_step_of_flow_matching_is_the_schedulers_own():
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    scheduler.set_timesteps(5)
-    latents, output = noise(0, 2)
-    now, then = Level.of(scheduler, 0), Level.of(scheduler, 0.2)
-    assert now.signal == 0 < then.signal == 1 - then.noise
-    expected = scheduler.step(output, scheduler.timesteps[0], latents).prev_sample
-    assert torch.allclose(longer_step(latents, output, now, then, predicts(scheduler)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("cls", [diffusers.EulerDiscreteScheduler, diffusers.DPMSolverMultistepScheduler])

@@ -5,11 +5,8 @@ import functools
 import diffusers
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from attncontrol import AttentionControlPipeline, BestStart, Conform, attach
-from attncontrol.guidance.levels import Level, noised_back
 from attncontrol.guidance.time_travel import FIRST
 from attncontrol.losses.best_start import reordered
 from tests import tiny
@@ -19,20 +16,6 @@ from tests.tiny_transformers import TRANSFORMERS
 
 STEPS, AGAIN = 5, 2
 STILL = 1e-9  # moves of which nothing is left but that they were made
-SHARES = st.floats(0.01, 0.99)
-
-
-@given(now=SHARES, back=SHARES)
-def test_noise_added_back_gives_the_level_its_shares(now, back):
-    """Picture and noise, each one where the other is none, come out in the shares of the earlier level."""
-    now, back = (Level(0, share, (1 - share**2) ** 0.5) for share in (max(now, back), min(now, back)))
-    one, none = torch.ones(()), torch.zeros(())
-    picture, old, new = (
-        noised_back(latents, now, back, noise).item()
-        for latents, noise in ((now.signal * one, none), (now.noise * one, none), (none, one))
-    )
-    assert picture == pytest.approx(back.signal, abs=1e-5)
-    assert old**2 + new**2 == pytest.approx(back.noise**2, abs=1e-5)
 
 
 def twice(scheduler, noise):
