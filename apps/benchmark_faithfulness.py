@@ -38,7 +38,7 @@ from apps.faithfulness.results import PICTURES, PLAIN, Result, ResultFile, check
 from attncontrol import AttentionControlPipeline, MethodSum, method_classes
 from attncontrol.evaluation import oracle
 from attncontrol.images.files import write_text
-from attncontrol.losses.combining import control_name, control_to_json, resolve_control
+from attncontrol.losses.combining import control_names, control_to_json, resolve_control
 from attncontrol.models import default_call, default_guidance_scale
 
 
@@ -161,8 +161,9 @@ def read_methods(names: str | None, pipe: Any) -> dict[str, MethodSum]:
     """Plain sampling first, then the given methods, or all that need no layout. Raises ValueError for others."""
     default = [name for name, cls in method_classes().items() if not cls.needs_layout]
     chosen = [name.strip() for name in names.split(",")] if names else default
-    controls = [resolve_control(name, pipe.tuned_settings) for name in chosen if name != PLAIN]
-    return {PLAIN: MethodSum(), **{control_name(control): control for control in controls}}
+    chosen = [name for name in dict.fromkeys(chosen) if name != PLAIN]
+    controls = [resolve_control(name, pipe.tuned_settings) for name in chosen]
+    return {PLAIN: MethodSum(), **dict(zip(control_names(controls, chosen), controls, strict=True))}
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

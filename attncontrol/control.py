@@ -249,7 +249,6 @@ class AttentionControl:
         if self._grounding is not None:
             kwargs = self._grounding.told(args, kwargs, run.calls, len(self._solver_calls(run)))
         call = self._family.bind(args, kwargs)
-        run.engine.calls_again |= run.guided_call == run.calls
         is_guided = run.guided_call != run.calls and self._starts_iteration(run)
         if is_guided:
             run.guided_call = run.calls

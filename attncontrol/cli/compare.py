@@ -68,14 +68,14 @@ def compare(
         from attncontrol.images.drawing import Request, draw
         from attncontrol.images.recipe import save_image
         from attncontrol.images.sampling import Sampling
-        from attncontrol.losses.combining import control_name
+        from attncontrol.losses.combining import control_names
 
     sampling = Sampling(steps, guidance, negative_prompt, width, height)
     request = Request(model, prompt, sampling, named, layout, placed, maps, memory)
     pipe = load_pipeline(model, device, dtype)
     with step_progress(len(numbers) * len(columns), steps) as advance:
         drawn = [[draw(pipe, request, methods, number, advance) for methods in columns] for number in numbers]
-    titles = [control_name(methods) for methods in columns]
+    titles = control_names(columns, (PLAIN, *names))
     recipes = [one.recipe for row in drawn for one in row]
     save_image(_picture(prompt, titles, numbers, drawn, maps), path, recipes, overwrite=overwrite)
     for line in _verdicts(model, prompt, titles, numbers, drawn):

@@ -22,7 +22,7 @@ from attncontrol.images.drawing import Drawn, Request, draw
 from attncontrol.images.recipe import save_image
 from attncontrol.images.visualize import labelled_grid
 from attncontrol.losses import MethodSum, method_classes
-from attncontrol.losses.combining import control_name
+from attncontrol.losses.combining import control_names
 from attncontrol.losses.presets import PRESETS
 from attncontrol.models import default_guidance_scale, default_steps
 
@@ -33,15 +33,16 @@ SEEDS = "0, 1"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared: every column is a sum of methods with the request it is run with."""
+    """What is compared: every column is a sum of methods, as it was chosen, with the request it is run with."""
 
     columns: tuple[tuple[MethodSum, Request], ...]
+    chosen: tuple[str, ...]
     seeds: tuple[int, ...]
 
     @property
     def titles(self) -> list[str]:
         """The columns' names."""
-        return [control_name(methods) for methods, _ in self.columns]
+        return control_names([methods for methods, _ in self.columns], self.chosen)
 
 
 Rows = list[list[Drawn]]
@@ -62,8 +63,8 @@ def read_comparison(
     numbers = read_seed_list(seeds, limits)
     if not methods:
         raise FieldError("methods", "choose at least one method.")
-    columns = []
-    for name in dict.fromkeys(methods):
+    columns, chosen = [], tuple(dict.fromkeys(methods))
+    for name in chosen:
         with field("methods"):
             control = read_method(studio, name, {})
         needs_layout = any(part.needs_layout for _, part in control.parts)
@@ -81,7 +82,7 @@ def read_comparison(
             at = "layout" if error.field == "layout" and layout != "auto" else "methods"
             raise FieldError(at, f"{name}: {error}") from error
         columns.append((control, request))
-    return Comparison(tuple(columns), tuple(numbers))
+    return Comparison(tuple(columns), chosen, tuple(numbers))
 
 
 def make_comparison(studio: Studio, comparison: Comparison, report: Report) -> Rows:
@@ -91,8 +92,8 @@ def make_comparison(studio: Studio, comparison: Comparison, report: Report) -> R
     done, rows = 0, []
     for seed in comparison.seeds:
         rows.append([])
-        for methods, request in comparison.columns:
-            what = f"{control_name(methods)}, seed {seed}"
+        for title, (methods, request) in zip(comparison.titles, comparison.columns, strict=True):
+            what = f"{title}, seed {seed}"
 
             def on_step(more: int, what: str = what) -> None:
                 nonlocal done, total

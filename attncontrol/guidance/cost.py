@@ -136,7 +136,7 @@ def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, tex
     ratio = fast.operations / plain.operations
     runs = zip(method.pictures, guided_passes(method, steps), method.draft_calls, strict=True)
     fewest, most = (
-        (n * sum(passes), n * (len(passes) + sum(passes) * ratio - sum(map(bool, passes)) * shared + drafts) / steps)
+        (n * sum(passes), n * (1 + (sum(passes) * ratio - sum(map(bool, passes)) * shared + drafts) / steps))
         for n, passes, drafts in runs
     )
     passes, arithmetic = zip(fewest, most, strict=True)
@@ -144,10 +144,7 @@ def method_cost(family: Family, method: Method, grid: Size, steps: int = 50, tex
 
 
 def guided_passes(method: Method, steps: int) -> tuple[list[int], list[int]]:
-    """The fewest and the most guided passes of each of so many steps of an image of "a red cat and a blue frog".
-
-    A step that is taken again counts as two.
-    """
+    """The fewest and the most guided passes of each of so many steps of an image of "a red cat and a blue frog"."""
     words = [("red", 2), ("cat", 3), ("blue", 6), ("frog", 7)]
     red, cat, blue, frog = (Word(text, token_indices=(position,)) for text, position in words)
     structure = PromptStructure("a red cat and a blue frog", (Entity(cat, (red,)), Entity(frog, (blue,))), "", 9)
@@ -155,12 +152,12 @@ def guided_passes(method: Method, steps: int) -> tuple[list[int], list[int]]:
     contexts = [Context(structure, index, steps, layout=layout) for index in range(steps)]
     # whether a large monitor satisfies or not differs from method to method
     readings = [Reading(loss, monitor) for loss in (0.0, math.inf) for monitor in (-math.inf, math.inf)]
-    counts = [[n for context in contexts for n in _passes_of_step(method, context, reading)] for reading in readings]
+    counts = [[_passes_of_step(method, context, reading) for context in contexts] for reading in readings]
     return min(counts, key=sum), max(counts, key=sum)
 
 
-def _passes_of_step(method: Method, context: Context, reading: Reading) -> list[int]:
-    """Guided passes of one step, each time it is taken, if every evaluation reads alike and all latents move."""
+def _passes_of_step(method: Method, context: Context, reading: Reading) -> int:
+    """Guided passes of one step if every evaluation reads alike and all latents move."""
     read = dataclasses.replace(context, last_loss=max(reading.loss, SMALLEST))
     passes, evaluated = 0, False
     refinement = method.refine(read if context.index else context)
@@ -172,8 +169,7 @@ def _passes_of_step(method: Method, context: Context, reading: Reading) -> list[
             step_size = refinement.send(reading)
         except StopIteration:
             step_size = None
-    passes += not evaluated and method.plain_step_size(read if context.index or passes else context) > 0
-    return [passes] * (1 + method.travels(read))
+    return passes + (not evaluated and method.plain_step_size(read if context.index or passes else context) > 0)
 
 
 def load_weightless(path: str, dtype: torch.dtype) -> tuple[Family, int, Size]:

@@ -35,7 +35,7 @@ class Draft:
 
     def __call__(self, starts: Tensor, ahead: Sequence[float], rows: Sequence[int]) -> Tensor:
         """The loss of every draft, also noted in the images' records. Raises ValueError where none can be made."""
-        check_levels(self.guided, self.part.method.name, "chooses the noise that sampling starts from")
+        check_levels(self.guided, self.part.method.name)
         images = [self.images[row] for row in rows]
         with torch.no_grad():
             now, latents = Level.of(self.scheduler, 0), starts

@@ -3,8 +3,7 @@
 Before the first step, parts may choose the noise (guidance/draft.py). In every step of the solver each image runs a
 program. It makes requests: to look at what some parts say of its latents, or to move down their gradients, first for
 each part's refinement, then once for all. A round is one guided pass over the images that wait for an answer: whoever
-only looks is answered at once, the others move together. Steps that a method names are then gone through once more,
-with noise added back (guidance/time_travel.py).
+only looks is answered at once, the others move together.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from attncontrol.guidance.looking import MapRecorder, MapSettings, prompt_words
 from attncontrol.guidance.record import ControlRecord, ImageRecord, StepRecord
 from attncontrol.guidance.round import Part, Round
 from attncontrol.guidance.targets import GuidedImage, Program, Request, Target
-from attncontrol.guidance.time_travel import travelled
 from attncontrol.losses.base import Context, MethodSum
 
 
@@ -71,10 +69,8 @@ class Engine:
         self.recorder = self._recorder(record_maps) if record_maps else None
         self.images: list[GuidedImage] = []
         self.index = self.count = 0
-        self.start: Tensor | None = None  # the noise that sampling starts from
         self.seen: Tensor | None = None  # a step's latents before its first move
         self.noise: tuple[float, float] | None = None
-        self.calls_again = False  # whether the pipeline calls the denoiser several times in a step
 
     @property
     def record(self) -> ControlRecord:
@@ -119,54 +115,21 @@ class Engine:
             if not self.images:
                 guided.check_copies()
                 self._start_run(guided.images)
-                latents = self.start = self._prepare(guided)
+                latents = self._prepare(guided)
+            seen = self.seen = latents
             for image in self.images:
-                image.record.steps.append(StepRecord(index, self.family.timestep(call)))
-            latents = self._guide_images(guided, latents, self.images)
-            if again := [image for image in self.images if self._travels(image)]:
-                latents = self._travel(guided, latents, again)
-            seen = self.seen
+                self._start_step(image, self.family.timestep(call))
+            if any(image.request for image in self.images):
+                guided.low_memory = self._saves_memory(guided)
+                guided.layers = self.family.running(self._asked_layers())
+            while waiting := [image for image in self.images if image.request]:
+                latents = self._round(guided, latents, waiting)
             if self.recorder is not None:
                 self.recorder.look(call, latents, self.images, index, count)
         moved = any(image.step.moved for image in self.images)
         prepared = seen - guided.start if seen is not guided.start else None
         move = prepared if not moved else latents - guided.start
         return Guidance(move, prepared if self.moves_after else move, guided.whole_output(seen))
-
-    def _guide_images(self, guided: GuidedPass, latents: Tensor, images: Sequence[GuidedImage]) -> Tensor:
-        """One step's program of some images: their new latents among those of all, [images, ...]."""
-        self.seen, guided.output = latents, None
-        for image in images:
-            self._start_step(image)
-        if any(image.request for image in images):
-            guided.low_memory = self._saves_memory(guided)
-            guided.layers = self.family.running(self._asked_layers())
-        while waiting := [image for image in images if image.request]:
-            latents = self._round(guided, latents, waiting)
-        return latents
-
-    def _travels(self, image: GuidedImage) -> bool:
-        if not image.step.moved:
-            return False
-        wishes = ((part.method, number) for number, part in enumerate(self.parts) if part.method.time_travel)
-        contexts = ((method, self._context(image, number)) for method, number in wishes)
-        return any(method.focus(now) and method.travels(now) for method, now in contexts)
-
-    def _travel(self, guided: GuidedPass, latents: Tensor, images: Sequence[GuidedImage]) -> Tensor:
-        """The step once more for some images that have taken it: new latents among those of all, [images, ...]."""
-        if self.calls_again:
-            raise ValueError(
-                f"time_travel: {type(self.family.pipe).__name__} calls its denoiser several times in a step, so what "
-                "it makes of one call is not known"
-            )
-        seen, rows = self.seen, [image.row for image in images]
-        called_with = seen if self.moves_after else latents
-        back = travelled(guided, called_with, latents, rows, self.start, self.index, self.count)
-        latents = self._guide_images(guided, back, images)
-        if len(images) < len(self.images):
-            chosen = index_tensor(rows, back.device)
-            self.seen = seen.index_copy(0, chosen, back[chosen])
-        return latents
 
     def _recorder(self, record_maps: bool | MapSettings) -> MapRecorder:
         """Looks at every word where settings ask for it or nothing is guided, else at the subjects alone."""
@@ -236,7 +199,8 @@ class Engine:
             for part in self.parts:
                 part.method.check_maps(now, part.layers)
 
-    def _start_step(self, image: GuidedImage) -> None:
+    def _start_step(self, image: GuidedImage, timestep: Any) -> None:
+        image.record.steps.append(StepRecord(self.index, timestep))
         image.without_effect = set()
         image.carries.update(image.next_carries)
         image.program = self._program(image)

@@ -69,33 +69,22 @@ def longer_step(latents: Tensor, output: Tensor, now: Level, then: Level, kind: 
     return then.signal * picture + then.noise * noise
 
 
-def noised_back(latents: Tensor, now: Level, back: Level, noise: Tensor) -> Tensor:
-    """Latents at an earlier level, with as much fresh noise as lies between (RePaint, arXiv 2201.09865, equation 1).
-
-    Args:
-        latents: At the level `now`.
-        now: Where they are.
-        back: Where they go.
-        noise: Normal, of the same shape.
-    """
-    share = back.signal / now.signal
-    return share * latents + max(back.noise**2 - (share * now.noise) ** 2, 0) ** 0.5 * noise
-
-
-def check_levels(guided: GuidedPass, name: str, why: str) -> None:
+def check_levels(guided: GuidedPass, name: str) -> None:
     """Raises ValueError for a run that does not start from noise alone, or of whose steps too little is known.
 
     Args:
         guided: A denoiser call of the run.
-        name: The method that asks.
-        why: What it does, for the error.
+        name: The method that chooses the noise.
     """
     pipe = guided.family.pipe
     if "strength" in inspect.signature(type(pipe).__call__).parameters or getattr(pipe, "begins_late", False):
-        raise ValueError(f"{name} {why}, and a {type(pipe).__name__} starts from a picture: leave it out")
+        raise ValueError(
+            f"{name} chooses the noise that sampling starts from, and a {type(pipe).__name__} starts from a picture: "
+            "leave it out"
+        )
     hides_scale = guided.copies > 1 and getattr(pipe, "guidance_scale", None) is None
     if "timestep" not in guided.call or hides_scale:
-        raise ValueError(f"{name} {why}: too little is known of the steps of a {type(pipe).__name__}")
+        raise ValueError(f"{name}: too little is known of the steps of a {type(pipe).__name__} to draft with it")
 
 
 def output_of(guided: GuidedPass, call: Call, latents: Tensor, rows: Sequence[int]) -> Tensor:
@@ -114,17 +103,12 @@ def output_of(guided: GuidedPass, call: Call, latents: Tensor, rows: Sequence[in
     every = [copy * guided.images + row for copy in range(guided.copies) for row in rows]
     call = family.rows(call, guided.batch, every)
     call = family.with_latents(call, torch.cat([latents.to(guided.dtype)] * guided.copies))
-    with torch.no_grad(), uncompiled() if family.parts.is_compiled else nullcontext():
-        return guided_output(guided, family.run(call)[0], latents)
-
-
-def guided_output(guided: GuidedPass, output: Tensor, latents: Tensor) -> Tensor:
-    """The output of a call for images at `latents`, of all its copies together: float32, shaped as the latents."""
-    output = guided.family.prediction(output.float())
+    with uncompiled() if family.parts.is_compiled else nullcontext():
+        output = family.prediction(family.run(call)[0].float())
     if output.shape[1] == 2 * latents.shape[1]:  # the other half is a learned variance
         output = output[:, : latents.shape[1]]
     copies = output.chunk(guided.copies)
     if guided.copies == 1:
         return copies[0]
     with_text, without = copies[guided.conditional], copies[1 - guided.conditional]
-    return without + guided.family.pipe.guidance_scale * (with_text - without)
+    return without + family.pipe.guidance_scale * (with_text - without)

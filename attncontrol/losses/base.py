@@ -154,12 +154,6 @@ class Method(ABC):
     shared_pass: bool = option(
         False, "where all that move have it, moves follow the model's call, and the guided pass is that call"
     )
-    time_travel: tuple[float, ...] = option(
-        (),
-        "guided steps that are taken again with noise added back, once each, but for the first and the last; below 1 "
-        "a fraction of sampling, from 1 on an iteration",
-        at_least=0,
-    )
     resolution: int | tuple[int, int] | None = option(
         None,
         "(height, width) of the cross-attention maps, or one side of square ones; by default the coarsest maps "
@@ -294,11 +288,6 @@ class Method(ABC):
         if self.stop > self.start:
             last = max(last, first + 1)
         return first <= context.index < last
-
-    def travels(self, context: Context) -> bool:
-        """Whether this step, if it is guided, is taken again (`time_travel`)."""
-        steps = [at_iteration(key, context.count) for key in self.time_travel]
-        return self.guides(context) and context.index in steps and 0 < context.index < context.count - 1
 
     def softmax_spans(self, context: Context, normalize_eot: bool | None) -> list[slice]:
         """The positions of every text encoder that a softmax over tokens runs over.

@@ -93,6 +93,12 @@ def control_name(methods: MethodSum) -> str:
     return " + ".join(terms) or "plain"
 
 
+def control_names(controls: Sequence[MethodSum], given: Sequence[str]) -> list[str]:
+    """A name for each of several controls: its methods, or what it was given as where others are of the same ones."""
+    names = [control_name(methods) for methods in controls]
+    return [text if names.count(name) > 1 else name for text, name in zip(given, names, strict=True)]
+
+
 def with_settings(methods: MethodSum, settings: Mapping[str, Any]) -> MethodSum:
     """The same methods with some settings replaced.
 

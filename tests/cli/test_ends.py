@@ -25,6 +25,13 @@ def test_compare_prints_what_the_oracle_sees_in_every_image(model, tmp_path):
     Image.open(tmp_path / "a-cat-and-a-red-frog_compare.png").verify()
 
 
+def test_compare_tells_controls_of_the_same_methods_apart(tmp_path):
+    arguments = ["compare", "a cat and a red frog", "--controls", "syngen,1.0*syngen", "--seeds", "0"]
+    result = CliRunner().invoke(app, [*arguments, "--model", "emoji", "--steps", "2", "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert [line.split("  ")[1] for line in result.stdout.splitlines()[:3]] == ["plain", "syngen", "1.0*syngen"]
+
+
 @pytest.mark.parametrize(
     ("command", "hint"),
     [("batch", "run the same command again to go on"), ("generate", "the files listed above are complete")],

@@ -2,7 +2,14 @@
 
 import pytest
 
-from attncontrol.losses.combining import control_name, control_to_json, parse_terms, resolve_control, with_settings
+from attncontrol.losses.combining import (
+    control_name,
+    control_names,
+    control_to_json,
+    parse_terms,
+    resolve_control,
+    with_settings,
+)
 
 
 @pytest.mark.parametrize("control", ["syngen", "attend-and-excite + 0.5*syngen", "2*conform + syngen"])
@@ -13,6 +20,14 @@ def test_a_sum_is_named_as_it_was_given(control):
 
 def test_no_method_is_plain():
     assert control_name(resolve_control(None)) == "plain"
+
+
+def test_controls_of_the_same_methods_are_named_as_they_were_given():
+    tuned = {"auto": [{"method": "conform", "stop": 0.2}]}
+    given = ["1.0*syngen", "auto", "conform"]
+    controls = [resolve_control(text, tuned) for text in given]
+    assert control_names(controls, given) == ["syngen", "auto", "conform"]
+    assert control_names(controls[:2], given[:2]) == ["syngen", "conform"]
 
 
 def test_weights_and_names():

@@ -13,7 +13,6 @@ EVERY = {
     "step_size": (20.0, None, None),
     "relative_step": (None, 0, 100),
     "shared_pass": (False, None, None),
-    "time_travel": ((), 0, None),
     "resolution": (None, None, None),
     "keys": ("joint", None, None),
     "layers": (None, None, None),
