@@ -37,7 +37,7 @@ class Level:
             noise = float(scheduler.sigmas[index])
             return cls(timestep, 1 - noise, noise)
         if getattr(scheduler, "alphas_cumprod", None) is None:
-            raise ValueError(f"the noise levels of a {type(scheduler).__name__} are not known")
+            raise ValueError(f"no draft can be made with a {type(scheduler).__name__}: its noise levels are not known")
         kept = float(scheduler.alphas_cumprod[round(timestep)])
         return cls(timestep, kept**0.5, (1 - kept) ** 0.5)
 
