@@ -47,6 +47,11 @@ def test_the_benchmark_reports_resumes_and_grows(run, tmp_path, monkeypatch):
         run("--steps", "2")
 
 
+def test_controls_of_the_same_methods_are_all_drawn(run, tmp_path):
+    run("--methods", "syngen,1.0*syngen", "--no-best-of")
+    assert {name for name, *_ in ResultFile(tmp_path / "out").results} == {"plain", "syngen", "1.0*syngen"}
+
+
 def test_unknown_methods_are_explained(run):
     with pytest.raises(ValueError, match="did you mean 'syngen'"):
         run("--methods", "synge")

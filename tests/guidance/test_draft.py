@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attncontrol import AttentionControlPipeline, BestStart, Conform, attach
+from attncontrol.guidance.draft import Level, longer_step, predicts
 from attncontrol.losses.best_start import reordered
 from tests import tiny, tiny_transformers
 
@@ -88,6 +89,26 @@ def test_an_image_of_a_good_draft_is_left_alone(pipe):
         assert any(step.moved for step in out.control.images[row].steps) is not alone
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_longer_step_is_the_schedulers_own(kind):
+    scheduler = diffusers.DDIMScheduler(prediction_type=kind, clip_sample=False, timestep_spacing="trailing")
+    scheduler.set_timesteps(5)
+    latents, output = noise(0, 2)
+    now, then = Level.of(scheduler, 0), Level.of(scheduler, 0.2)
+    expected = scheduler.step(output, scheduler.timesteps[0], latents).prev_sample
+    assert torch.allclose(longer_step(latents, output, now, then, predicts(scheduler)), expected, atol=1e-4)
+
+
+def test_a_longer_step_of_flow_matching_is_the_schedulers_own():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(5)
+    latents, output = noise(0, 2)
+    now, then = Level.of(scheduler, 0), Level.of(scheduler, 0.2)
+    assert now.signal == 0 < then.signal == 1 - then.noise
+    expected = scheduler.step(output, scheduler.timesteps[0], latents).prev_sample
+    assert torch.allclose(longer_step(latents, output, now, then, predicts(scheduler)), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("cls", [diffusers.EulerDiscreteScheduler, diffusers.DPMSolverMultistepScheduler])
 def test_other_schedulers_draft_alike(pipe, cls):
     drafts = []
@@ -133,5 +154,5 @@ def test_transformers_draft_with_their_own_time(name, given):
 @pytest.mark.parametrize("name", ["Z-Image", "PixArt-Sigma"])
 def test_a_model_whose_time_or_guidance_is_not_known_is_refused(name):
     pipe = AttentionControlPipeline.from_pipe(tiny_transformers.TRANSFORMERS[name]())
-    with pytest.raises(ValueError, match="best-start: too little is known of the steps of a"):
+    with pytest.raises(ValueError, match="best-start: no draft can be made with a"):
         draw(pipe, BestStart(), PROMPTS[:1], **tiny_transformers.CALLS.get(pipe.stock_name, {}))
